@@ -1,0 +1,66 @@
+"""Train text classifiers from supervision that is wrong in different ways on different rows.
+
+What flows where::
+
+    dataset rows ─► collator ─► losses [N, K] ──┐
+     (columns)                                   ├─► (λ ⊙ ℓ).sum(1).mean() ─► backward
+                      mixing weights λ [N, K] ───┘
+                             ▲
+                             └── update ◄── meta-gradient [N, K] ◄── clean (meta) rows
+
+=====================  ==========================================================
+`amal_hf.losses`       sources of supervision, `(outputs, batch) -> [N]`
+`amal_hf.mixing`       where the weights come from, and how they move
+`amal_hf.metagrad`     `MetaProblem -> [N, K]`: four estimators and their oracle
+`amal_hf.config`       `AMALConfig`, the recipes
+`amal_hf.trainer`      `AMALTrainer`, a `transformers.Trainer`
+`amal_hf.corpus`       the embedded corpus of the demo
+`amal_hf.report`       what was trusted where, as one HTML page
+=====================  ==========================================================
+"""
+
+from amal_hf._types import ROW_ID, Outputs
+from amal_hf.config import RECIPES, AMALConfig
+from amal_hf.losses import (
+    Agreement,
+    CrossEntropy,
+    Distillation,
+    Entropy,
+    FunctionLoss,
+    LabelingFunctions,
+    Loss,
+    LossStack,
+    MajorityVote,
+)
+from amal_hf.metrics import ECE, Accuracy, MacroF1, classification_metrics
+from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
+from amal_hf.trainer import AMALTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ECE",
+    "RECIPES",
+    "ROW_ID",
+    "AMALConfig",
+    "AMALTrainer",
+    "Accuracy",
+    "Agreement",
+    "CrossEntropy",
+    "Distillation",
+    "Entropy",
+    "Fixed",
+    "FunctionLoss",
+    "LabelingFunctions",
+    "Loss",
+    "LossStack",
+    "MacroF1",
+    "MajorityVote",
+    "Mixing",
+    "Outputs",
+    "Rows",
+    "Shared",
+    "Table",
+    "Trust",
+    "classification_metrics",
+]

@@ -1,0 +1,41 @@
+"""Shapes and names shared by every room of the house (floor 0).
+
+Symbols (METHODS: `i` is a row, `k` a source of supervision):
+
+========  ===========  ==========================================================
+`[N, K]`  `losses`     unreduced losses, in nats; 0 where a source says nothing
+`[N, K]`  `mask`       True where source `k` says something about row `i`
+`[N, K]`  `weights`    mixing weights λ
+`[N, K]`  `gradient`   ∂V/∂λ, the meta-gradient: negative means "trust it more"
+dict      `params`     name -> tensor, what the lookahead moves
+========  ===========  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+ROW_ID = "row_id"
+"""Column that identifies a training row across epochs, processes and runs."""
+
+Tensors = dict[str, torch.Tensor]
+Batch = Mapping[str, torch.Tensor]
+RowFunction = Callable[[Any, Batch], torch.Tensor]
+"""A user's loss: `(outputs, batch) -> [N]`."""
+
+
+class Outputs(dict[str, Any]):
+    """What a model returned, readable as `outputs["logits"]` and as `outputs.logits`.
+
+    `logits` is `[N, C]` (nats, unnormalised); `hidden_states`, where the model returns them, is a
+    tuple of `[N, T, H]`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the model returned {sorted(self)}, not {name!r}") from None

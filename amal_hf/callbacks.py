@@ -1,0 +1,96 @@
+"""`refresh="epoch"`: the authors' schedule, a pass over the training set every few epochs (floor 4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+
+from amal_hf._types import ROW_ID, Outputs
+from amal_hf.metagrad import HeadClosedForm, HeadTap, Noise, PureModel
+from amal_hf.mixing import Rows
+from amal_hf.steering import HeadSteering, Step, split_along
+
+if TYPE_CHECKING:
+    from amal_hf.trainer import AMALTrainer
+
+GROUP = 4
+"""Batches that share one set of clean rows (the authors: 2 to 4)."""
+
+
+class EpochRefresh(TrainerCallback):
+    """Refresh the table before epochs E, 2E, ... (E = `refresh_every`); the first E train at the start values.
+
+    References:
+        The schedule of AMAL's released code; METHODS section 2.
+    """
+
+    def __init__(self, trainer: AMALTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch = round(state.epoch or 0)
+        if epoch > 0 and epoch % args.refresh_every == 0:
+            refresh_table(self.trainer)
+
+
+def refresh_table(trainer: AMALTrainer) -> None:
+    """One pass over the training set in eval mode; rows are taken in groups of `GROUP` batches.
+
+    Per group, with features fixed: `refresh_repeats` times {θ′ on the head from the group's rows,
+    V at θ′ on one draw of clean rows, λ ← Π(λ − κ ∂V/∂λ)}. Leaves random state and mode as they were.
+    """
+    loader = trainer.get_eval_dataloader(trainer.train_dataset)
+    batches: list[dict[str, Any]] = []
+    steering: HeadSteering | None = None
+    with Noise(trainer.args.device).replayed():
+        for lap, batch in enumerate(loader):
+            batches.append(trainer._prepare_inputs(batch))
+            if len(batches) < GROUP and lap + 1 < len(loader):
+                continue
+            if steering is None:
+                made = trainer.steer(trainer._for_model(batches[0]))
+                assert isinstance(made, HeadSteering)  # AMALConfig: refresh="epoch" works on the head
+                steering = made
+                steering.fill()
+            _refresh_group(trainer, steering, batches)
+            batches = []
+
+
+def _refresh_group(trainer: AMALTrainer, steering: HeadSteering, batches: list[dict[str, Any]]) -> None:
+    features = []
+    for batch in batches:
+        with torch.no_grad(), HeadTap(steering.head) as tap:
+            outputs = PureModel(steering.model, trainer._for_model(batch), training=False)({})
+            features.append(tap.features(outputs.logits))
+    group = {name: torch.cat([b[name] for b in batches]) for name in (*trainer.stack.columns, ROW_ID)}
+    hidden = torch.cat(features)
+    logits = steering.head.logits(steering.head.params(), hidden).detach()
+    mask = trainer.stack.mask(group)
+    rows = Rows(
+        index=trainer._positions(group[ROW_ID]),
+        losses=trainer.stack(Outputs(logits=logits), group).detach(),
+        mask=mask,
+        targets=trainer.stack.targets(group, logits.shape[-1]),
+        advice=torch.zeros_like(logits),
+    )
+    clean = torch.as_tensor(steering.sampler(int(steering.lookaheads)), device=hidden.device)
+    steering.lookaheads += 1
+    for _ in range(trainer.args.refresh_repeats):
+        step = Step(
+            outputs=Outputs(logits=logits),
+            inputs={},
+            noise=Noise(hidden.device),
+            weights=trainer.mixing.weights(rows),
+            losses_of=lambda out: trainer.stack.with_classes(out, group),
+            lookahead=trainer.virtual_step(),
+            num_rows=len(hidden),
+        )
+        problem = steering.problem(hidden, step, clean)
+        direction = problem.direction()
+        along = HeadClosedForm().directional(problem, direction)
+        length = torch.stack([v.square().sum() for v in direction.values()]).sum().sqrt()
+        gradient, _ = split_along(along, length, len(trainer.stack), step.num_rows, trainer.args.mixing_scale)
+        trainer.mixing.update(rows, gradient)
+        trainer.mixing.commit()

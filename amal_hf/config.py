@@ -1,0 +1,190 @@
+"""`AMALConfig`, a `TrainingArguments` dataclass, and the table of recipes (floor 3)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from amal_hf import _checks
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # Our default. Against "amal": trust instead of a free table (rows share what they learn about a
+    # source, and a row where nobody is right weighs little); refreshed inside every training step, so
+    # it works in 3 epochs instead of 100; V on all clean rows at once, and blended with a head retrained
+    # from zero, because the one-step lookahead favours whichever source has the larger residual.
+    "trust": {"mixing": "trust", "probe_weight": 0.7, "meta_every": 5, "normalize": "mean"},
+    # The authors' settings: free table in a box, last layer, plain SGD lookahead, α = 1500, a pass over
+    # the training set every 10 epochs with 5 repetitions a group; label 0.1, teachers 0.9.
+    "amal": {
+        "mixing": "instance",
+        "constraint": "box",
+        "refresh": "epoch",
+        "refresh_every": 10,
+        "refresh_repeats": 5,
+        "lookahead": "sgd",
+        "mixing_scale": "raw",
+        "mixing_lr": 1500.0,
+        "mixing_start": [0.1, 0.9],
+        "meta_batch_size": 1000,
+    },
+    # AMAL's table inside the training step: a unit-length direction makes κ free of scale, and centring
+    # holds the mean weight, which otherwise drifts to a clamp.
+    "amal-step": {"mixing": "instance", "constraint": "box", "lookahead": "sgd", "center": True},
+    # Version 1 of the same paper: a convex mixture per row.
+    "alm-kd": {"mixing": "instance", "constraint": "simplex", "lookahead": "sgd"},
+    "shared": {"mixing": "shared", "constraint": "simplex", "lookahead": "sgd"},
+    # The incumbent: hand-set weights, all equal unless `mixing_start` says otherwise.
+    "fixed": {"mixing": "fixed"},
+}
+
+DEFAULTS: dict[str, Any] = {
+    "mixing": "trust",
+    "constraint": "box",
+    "clamp": [1e-7, 2 - 1e-7],
+    "mixing_start": [1.0],
+    "mixing_lr": 0.2,
+    "mixing_scale": "unit",
+    "center": False,
+    "normalize": "none",
+    "refresh": "step",
+    "refresh_every": 1,
+    "refresh_repeats": 1,
+    "meta_every": 1,
+    "meta_start": 0,
+    "meta_batch_size": 64,
+    "lookahead": "none",
+    "lookahead_params": "head",
+    "estimator": "auto",
+    "probe_weight": 0.0,
+}
+
+
+def _knob(help: str) -> Any:
+    return field(default=None, metadata={"help": f"{help} (default: the recipe's)"})
+
+
+@dataclass
+class AMALConfig(TrainingArguments):
+    """`TrainingArguments` plus how the mixture is learned. Unset fields take the recipe's value.
+
+    Everything `TrainingArguments` accepts is accepted, with its defaults. After construction no
+    field below is None: `to_dict`, the command line and HP search see the values in force.
+
+    Args:
+        recipe: "trust" (default), "amal", "amal-step", "alm-kd", "shared" or "fixed"; see `RECIPES`.
+        mixing: "trust", "instance" (a table), "shared" (a vector) or "fixed".
+        constraint: "box" or "simplex", for "instance" and "shared".
+        clamp: [low, high] of the box.
+        mixing_start: λ at the start: one number, or one per source.
+        mixing_lr: κ, the step on the meta-gradient.
+        mixing_scale: "unit" (v of unit length: κ is free of learning rate and batch) or "raw" (E1).
+        center: subtract each batch's mean meta-gradient per source: the mean weight stays.
+        normalize: "none", "row" (each row's weights sum to 1) or "mean" (their running mean does).
+        refresh: "step" (inside `training_step`) or "epoch" (a pass over the training set).
+        refresh_every, refresh_repeats: epochs between passes; steps on λ per group of a pass.
+        meta_every: optimizer steps between lookaheads; with the head, v is reused in between.
+        meta_start: optimizer steps before the first lookahead.
+        meta_batch_size: clean rows encoded per lookahead.
+        lookahead: the virtual step: "none" (θ′ = θ), "sgd", "optimizer" (Adam with its
+            preconditioner frozen) or "optimizer-exact".
+        lookahead_params: "head" (the final linear layer) or "all". They are *different* derivatives,
+            so this is your choice and never `auto`'s.
+        estimator: "auto", "head", "forward", "difference" or "double" — how that derivative is computed.
+        probe_weight: share of the retrained-head direction in v, 0..1; needs the head.
+
+    Raises:
+        ValueError: an unknown name or a number out of range, with what was expected and found.
+
+    Example:
+        >>> args = AMALConfig("out", recipe="amal", mixing_lr=1000.0)
+        >>> args.mixing, args.refresh, args.mixing_lr
+        ('instance', 'epoch', 1000.0)
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS]
+
+    # --- What is mixed how ---
+    recipe: str = field(default="trust", metadata={"help": f"One of {', '.join(RECIPES)}"})
+    mixing: str | None = _knob("trust | instance | shared | fixed")
+    constraint: str | None = _knob("box | simplex")
+    clamp: list[float] | None = _knob("low and high of the box")
+    mixing_start: list[float] | None = _knob("start of λ: one number, or one per source")
+    mixing_lr: float | None = _knob("κ, step of λ")
+    mixing_scale: str | None = _knob("unit | raw")
+    center: bool | None = _knob("centre the meta-gradient per source over the batch")
+    normalize: str | None = _knob("none | row | mean")
+    # --- When ---
+    refresh: str | None = _knob("step | epoch")
+    refresh_every: int | None = _knob("epochs between passes (refresh=epoch)")
+    refresh_repeats: int | None = _knob("steps on λ per group of a pass (refresh=epoch)")
+    meta_every: int | None = _knob("optimizer steps between lookaheads")
+    meta_start: int | None = _knob("optimizer steps before the first lookahead")
+    # --- The lookahead ---
+    meta_batch_size: int | None = _knob("clean rows per lookahead")
+    lookahead: str | None = _knob("none | sgd | optimizer | optimizer-exact")
+    lookahead_params: str | None = _knob("head | all")
+    estimator: str | None = _knob("auto | head | forward | difference | double")
+    probe_weight: float | None = _knob("share of the retrained-head direction, 0..1")
+    # --- Data ---
+    text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "Columns to tokenize"})
+    max_length: int = field(default=128, metadata={"help": "Tokens kept per row"})
+    strict: bool = field(default=False, metadata={"help": "Refuse overlapping splits instead of warning"})
+    log_weights: bool = field(default=True, metadata={"help": "Log λ and keep each row's last weights"})
+
+    def __post_init__(self) -> None:
+        _checks.one_of("recipe", self.recipe, RECIPES)
+        recipe = dict(RECIPES[self.recipe])
+        if self.mixing not in (None, recipe["mixing"]):
+            # another mixing than the recipe's: of the recipe, only what is not about its mixing holds
+            recipe = {"mixing": self.mixing}
+        for name, value in {**DEFAULTS, **recipe}.items():
+            if getattr(self, name) is None:
+                setattr(self, name, list(value) if isinstance(value, list) else value)
+        if isinstance(self.mixing_start, (int, float)):
+            self.mixing_start = [float(self.mixing_start)]
+        super().__post_init__()
+        self._check()
+
+    def _check(self) -> None:
+        allowed = {
+            "mixing": ("trust", "instance", "shared", "fixed"),
+            "constraint": ("box", "simplex"),
+            "mixing_scale": ("unit", "raw"),
+            "normalize": ("none", "row", "mean"),
+            "refresh": ("step", "epoch"),
+            "lookahead": ("none", "sgd", "optimizer", "optimizer-exact"),
+            "lookahead_params": ("head", "all"),
+            "estimator": ("auto", "head", "forward", "difference", "double"),
+        }
+        for name, values in allowed.items():
+            _checks.one_of(name, getattr(self, name), values)
+        for name in ("mixing_lr", "refresh_every", "refresh_repeats", "meta_every", "meta_batch_size", "max_length"):
+            _checks.positive(name, getattr(self, name))
+        _checks.positive("meta_start", self.meta_start, zero=True)  # type: ignore[arg-type]
+        _checks.between("probe_weight", self.probe_weight, 0.0, 1.0)  # type: ignore[arg-type]
+        if len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:  # type: ignore[arg-type, index]
+            raise ValueError(f"`clamp`: expected two numbers [low, high] with low < high, found {self.clamp}.")
+        if self.lookahead_params == "all":
+            for name, head_only in {"probe_weight": self.probe_weight, "estimator": self.estimator == "head",
+                                    "refresh": self.refresh == "epoch"}.items():  # fmt: skip
+                if head_only:
+                    raise ValueError(
+                        f"`{name}`: {getattr(self, name)!r} works on the head's features, found lookahead_params='all'. "
+                        f"Set lookahead_params='head', or leave `{name}` at its default."
+                    )
+        elif self.estimator not in ("auto", "head"):
+            raise ValueError(
+                f"`estimator`: the head's derivative has the closed form 'head', found {self.estimator!r}. "
+                "Set lookahead_params='all' to differentiate the whole network."
+            )
+        if self.mixing == "trust" and self.refresh == "epoch":
+            raise ValueError(
+                "`refresh`: mixing='trust' keeps no table to refresh; expected refresh='step', found 'epoch'."
+            )
+
+    def describe(self) -> str:
+        """The fields above as one JSON line, for model cards and logs."""
+        return json.dumps({"recipe": self.recipe, **{name: getattr(self, name) for name in DEFAULTS}})

@@ -1,0 +1,156 @@
+"""Rows of a `datasets.Dataset`: identity, tokens, the leak guard, and batches that carry the sources (floor 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from amal_hf._types import ROW_ID
+
+LABELS = "labels"
+LABEL_ALIASES = ("label", "label_ids")
+
+
+def with_row_ids(dataset: Dataset) -> Dataset:
+    """The data set with a `row_id` column: the one it has, or 0..N-1.
+
+    Raises:
+        ValueError: the column is there but not unique integers.
+    """
+    if ROW_ID not in dataset.column_names:
+        return dataset.add_column(ROW_ID, np.arange(len(dataset)))
+    ids = np.asarray(dataset.with_format("numpy")[ROW_ID][:])
+    if ids.dtype.kind not in "iu" or len(np.unique(ids)) != len(ids):
+        raise ValueError(
+            f"`train_dataset`: expected unique integers in column {ROW_ID!r}, found {len(np.unique(ids))} distinct "
+            f"{ids.dtype} values in {len(ids)} rows. Drop the column to number rows by position."
+        )
+    return dataset
+
+
+class RowIndex:
+    """Row ids -> positions in the training set, `[N] -> [N]`."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = torch.as_tensor(np.asarray(ids)).long()
+        self._sorted, self._order = self.ids.sort()
+        self._identity = bool((self.ids == torch.arange(len(self.ids))).all())
+
+    def __call__(self, row_ids: Tensor) -> Tensor:
+        row_ids = row_ids.cpu()
+        return row_ids if self._identity else self._order[torch.searchsorted(self._sorted, row_ids)]
+
+
+def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max_length: int) -> Dataset:
+    """Add `input_ids` and friends from the text column(s), unless they are there.
+
+    Raises:
+        ValueError: neither tokens nor the text column(s) are there.
+    """
+    if "input_ids" in dataset.column_names:
+        return dataset
+    missing = [c for c in text_columns if c not in dataset.column_names]
+    if tokenizer is None or missing:
+        what = f"column(s) {missing}" if missing else "a tokenizer"
+        raise ValueError(
+            f"`text_columns`: expected tokens (`input_ids`) or text with a tokenizer; {what} missing among "
+            f"{dataset.column_names}. Tokenize first, pass `processing_class`, or set `text_columns`."
+        )
+    return dataset.map(
+        lambda rows: tokenizer(*(rows[c] for c in text_columns), truncation=True, max_length=max_length),
+        batched=True,
+        desc="Tokenizing",
+    )
+
+
+def text_key(text: str) -> str:
+    """A text's identity for the leak guard: case and white space do not matter."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
+
+
+def overlap(splits: Mapping[str, Dataset], text_columns: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Rows of the second split whose text (normalised) also stands in the first, for every pair of splits."""
+    keys = {}
+    for name, split in splits.items():
+        by = [c for c in text_columns if c in split.column_names] or (
+            ["input_ids"] if "input_ids" in split.column_names else []
+        )
+        columns = [split[c][:] for c in by]
+        keys[name] = [text_key(" ".join(map(str, row))) for row in zip(*columns, strict=True)]
+    found = {}
+    names = list(keys)
+    for a, first in enumerate(names):
+        seen = set(keys[first])
+        for second in names[a + 1 :]:
+            shared = sum(key in seen for key in keys[second])
+            if shared:
+                found[first, second] = shared
+    return found
+
+
+def guard_splits(splits: Mapping[str, Dataset], text_columns: Sequence[str], strict: bool) -> None:
+    """Warn of rows shared between splits before training; refuse with `strict`.
+
+    Raises:
+        ValueError: `strict` and an overlap.
+    """
+    shared = overlap(splits, text_columns)
+    if not shared:
+        return
+    counts = ", ".join(f"{n} of {second}'s rows also stand in {first}" for (first, second), n in shared.items())
+    message = (
+        f"`meta_dataset`/`eval_dataset`: expected disjoint splits, found that {counts}. Steering or selecting on "
+        "rows that are trained on measures memory, not trust: remove them."
+    )
+    if strict:
+        raise ValueError(message)
+    warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def weights_dataset(ids: Tensor, weights: Tensor, sources: Sequence[str]) -> Dataset:
+    """Weights `[rows, K]` as a data set: `row_id` and one float column per source, NaN as null."""
+    values = weights.float().numpy()
+    columns = {name: pa.array(values[:, k], mask=np.isnan(values[:, k])) for k, name in enumerate(sources)}
+    return Dataset(pa.table({ROW_ID: ids.numpy(), **columns}))
+
+
+class SourceCollator:
+    """Wraps any collator: pads what the model reads, and stacks the sources' columns beside it.
+
+    Args:
+        inner: the collator of the model's inputs; it never sees the sources' columns.
+        columns: columns read by losses, and `row_id`.
+        widths: length of list-valued columns, so that a row of None becomes a row of NaN.
+
+    Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
+    """
+
+    def __init__(
+        self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str], widths: Mapping[str, int]
+    ) -> None:
+        self.inner, self.columns, self.widths = inner, tuple(columns), dict(widths)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
+        mine = {c: [row.get(c) for row in renamed] for c in self.columns if c in renamed[0]}
+        batch = dict(self.inner([{k: v for k, v in row.items() if k not in mine} for row in renamed]))
+        for column, values in mine.items():
+            batch[column] = self._stack(values, self.widths.get(column))
+        return batch
+
+    def _stack(self, values: list[Any], width: int | None) -> Tensor:
+        if width is None:
+            return torch.as_tensor([-100 if v is None else v for v in values])
+        found = next((v for v in values if v is not None), None)
+        integer = found is not None and not np.issubdtype(np.asarray(found).dtype, np.floating)
+        blank = [-1 if integer else float("nan")] * width
+        rows = torch.as_tensor(np.asarray([blank if v is None else v for v in values]))
+        return rows if integer else rows.float()

@@ -1,0 +1,78 @@
+"""Side by side: named losses become one matrix `[N, K]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amal_hf._types import Batch, Outputs, RowFunction
+from amal_hf.losses.base import FunctionLoss, Loss
+
+
+class LossStack:
+    """All sources of a run: `(outputs, batch) -> [N, K]`, and the mask `[N, K]` beside it.
+
+    Args:
+        losses: name -> `Loss`, or any function `(outputs, batch) -> [N]`. The first is column 0.
+        example: one row of the training set; blocks such as `LabelingFunctions` read their width
+            from it.
+
+    Raises:
+        ValueError: no losses given.
+
+    Example:
+        >>> stack = LossStack({"label": CrossEntropy(), "rules": LabelingFunctions()}, {"weak_labels": [0, 1]})
+        >>> stack.names
+        ('label', 'rules/0', 'rules/1')
+        >>> batch = {"labels": torch.tensor([1]), "weak_labels": torch.tensor([[0, -1]])}
+        >>> stack(Outputs(logits=torch.zeros(1, 2)), batch)  # shape: [1, 3]
+        tensor([[0.6931, 0.6931, 0.0000]])
+        >>> stack.mask(batch)  # shape: [1, 3]
+        tensor([[ True,  True, False]])
+    """
+
+    def __init__(self, losses: Mapping[str, Loss | RowFunction], example: Mapping[str, Any]) -> None:
+        if not losses:
+            raise ValueError('`losses`: expected at least one source, found none. Pass e.g. {"label": CrossEntropy()}.')
+        self.losses = {name: loss if isinstance(loss, Loss) else FunctionLoss(loss) for name, loss in losses.items()}
+        blocks = {name: loss.sources(name, example) for name, loss in self.losses.items()}
+        self.names: tuple[str, ...] = tuple(source for block in blocks.values() for source in block)
+        self.columns: tuple[str, ...] = tuple(dict.fromkeys(c for each in self.losses.values() for c in each.columns))
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, block in blocks.items():
+            self.slices[name] = slice(start, start + len(block))
+            start += len(block)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
+        return torch.cat([_as_block(loss(outputs, batch)) for loss in self.losses.values()], dim=1)
+
+    def mask(self, batch: Batch) -> Tensor:
+        """True where source k says something about row i. Shape `[N, K]`."""
+        return torch.cat([_as_block(loss.mask(batch)) for loss in self.losses.values()], dim=1)
+
+    def with_classes(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """The sources and, behind them, one virtual source per class, −log p_c. Shape `[N, K + C]`."""
+        return torch.cat([self(outputs, batch), -outputs.logits.log_softmax(-1)], dim=1)
+
+    def targets(self, batch: Batch, num_classes: int) -> Tensor:
+        """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""
+        mask = self.mask(batch)
+        blocks = []
+        for name, loss in self.losses.items():
+            target = loss.target(batch, num_classes)
+            width = self.slices[name].stop - self.slices[name].start
+            if target is None:
+                target = torch.zeros(len(mask), width, num_classes, device=mask.device)
+            blocks.append(target.float().reshape(len(mask), width, num_classes))
+        return torch.cat(blocks, dim=1)
+
+
+def _as_block(rows: Tensor) -> Tensor:
+    return rows if rows.dim() == 2 else rows[:, None]

@@ -1,0 +1,151 @@
+r"""Four ways to the same `[N, K]`: $D_{ik} = \langle \nabla\ell_{ik}(\theta), v\rangle$, then (E1).
+
+=====================  =======================================  =====  ==========================
+estimator              beside a training step (3 forwards)      exact  works with
+=====================  =======================================  =====  ==========================
+`ForwardMode`          ≈ +2 forwards                            yes    eager or SDPA (MATH kernel)
+`FiniteDifference`     +2 forwards without gradient             ~1e-4  every kernel, in fp32
+`HeadClosedForm`       ≈ 0                                      yes    every model with a linear head
+`DoubleBackward`       ≈ 6 forwards                             yes    the oracle
+=====================  =======================================  =====  ==========================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
+
+from amal_hf._types import Tensors
+from amal_hf.metagrad.problem import HeadProblem, MetaProblem, _grad
+
+
+class MetaGradient(ABC):
+    """A function `MetaProblem -> [N, K]`. Leaves parameters, `.grad`, buffers and mode untouched."""
+
+    def __call__(self, problem: MetaProblem) -> Tensor:
+        """∂V(θ′)/∂λ, shape `[N, K]` (nats per unit of weight); 0 where a source is masked."""
+        return -self.directional(problem, problem.direction()) / problem.n
+
+    @abstractmethod
+    def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
+        """D = ⟨∇ℓ(θ), v⟩, shape `[N, K]`, for a given v (shapes as `params`). Linear in v."""
+
+
+@dataclass(frozen=True)
+class ForwardMode(MetaGradient):
+    """One Jacobian-vector product of the losses (`torch.func.jvp`): exact, K costs nothing.
+
+    Attention runs on PyTorch's MATH kernel meanwhile: the fused kernels have no forward-mode rule.
+
+    Raises:
+        RuntimeError: from PyTorch, where an operation has no forward-mode rule (gradient
+            checkpointing, custom attention kernels). Use `FiniteDifference` there.
+
+    References:
+        Baydin et al. (2022), "Gradients without backpropagation", section 3; METHODS (E1).
+    """
+
+    def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
+        params = {name: p.detach() for name, p in problem.params.items()}
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            return jvp(problem.losses, (params,), (direction,))[1].detach()
+
+
+@dataclass(frozen=True)
+class FiniteDifference(MetaGradient):
+    r"""Central difference of the *outputs* along ±εv, then the losses' exact derivative.
+
+    $$\dot z = \frac{z(\theta+\epsilon v) - z(\theta-\epsilon v)}{2\epsilon}, \qquad
+      D_{ik} = \langle \partial\ell_{ik}/\partial z_i,\, \dot z_i\rangle, \qquad \epsilon = R/\lVert v\rVert$$
+
+    Args:
+        radius: R, the length of the perturbation in parameter space. 1e-3..1e-2 suits float32 on
+            encoders (error about 1e-4); in float64 1e-4 gives about 1e-8.
+
+    References:
+        Liu et al. (2019), DARTS, equation 8 (there on the losses; on the outputs here, so that the
+        curvature of the losses adds no error).
+    """
+
+    radius: float = 5e-3
+
+    def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
+        with torch.no_grad():
+            norm = torch.stack([v.double().square().sum() for v in direction.values()]).sum().sqrt()
+            if norm == 0:
+                return torch.zeros_like(problem.weights)
+            eps = (self.radius / norm).item()
+            ahead, behind = (
+                problem.outputs({name: p.detach() + sign * eps * direction[name] for name, p in problem.params.items()})
+                for sign in (1.0, -1.0)
+            )
+            middle = tree_map(lambda a, b: (a + b) / 2, ahead, behind)
+            tangent = tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
+            return _along(problem, middle, tangent)
+
+
+@dataclass(frozen=True)
+class HeadClosedForm(MetaGradient):
+    r"""The lookahead moves the head alone: $\dot z_i = v_W h_i + v_b$ needs no forward at all.
+
+    $$D_{ik} = \langle r_{ik},\, v_W h_i + v_b\rangle, \qquad r_{ik} = \partial\ell_{ik}/\partial z_i$$
+
+    Raises:
+        TypeError: if the problem is not a `HeadProblem`.
+
+    References:
+        The last-layer approximation of AMAL's released code (Sivasubramanian et al., 2023), without
+        materialising its `[N, C·H]` gradients.
+    """
+
+    def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
+        if not isinstance(problem, HeadProblem):
+            raise TypeError(
+                f"`problem`: HeadClosedForm expects a HeadProblem (cached features), found {type(problem).__name__}. "
+                "Build one with HeadProblem.on(...), or use ForwardMode or FiniteDifference."
+            )
+        weight, bias = problem.names
+        with torch.no_grad():
+            tangent = torch.einsum("nh,ch->nc", problem.features, direction[weight])
+            if bias is not None:
+                tangent = tangent + direction[bias]
+            return _along(problem, problem.outputs(problem.params), tangent)
+
+
+@dataclass(frozen=True)
+class DoubleBackward(MetaGradient):
+    """The oracle: autograd through the lookahead itself. Slow and obvious.
+
+    Attention needs a kernel with a second derivative: the MATH kernel is chosen here.
+    """
+
+    def __call__(self, problem: MetaProblem) -> Tensor:
+        weights = problem.weights.detach().clone().requires_grad_()
+        leaves = {name: p.detach().requires_grad_() for name, p in problem.params.items()}
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            loss = (weights * problem.losses(leaves)).sum() / problem.n
+            grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), create_graph=True,
+                                                         materialize_grads=True), strict=True))  # fmt: skip
+            value = problem.val_loss(problem.lookahead.move(leaves, grads))
+            return _grad(value, {"weights": weights})["weights"]
+
+    def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
+        weights = problem.weights.detach().clone().requires_grad_()
+        leaves = {name: p.detach().requires_grad_() for name, p in problem.params.items()}
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            loss = (weights * problem.losses(leaves)).sum()
+            grads = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
+            inner = torch.stack([(g * v).sum() for g, v in zip(grads, direction.values(), strict=True)]).sum()
+            return _grad(inner, {"weights": weights})["weights"]
+
+
+def _along(problem: MetaProblem, outputs: Any, tangent: Any) -> Tensor:
+    """The losses' derivative `[N, K]` at `outputs` along `tangent`: one pass for all K."""
+    return jvp(problem.losses_of, (outputs,), (tangent,))[1].detach()

@@ -1,0 +1,88 @@
+"""A module as a pure function of its parameters: same noise at every call, no trace left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from amal_hf._types import Outputs, Tensors
+
+KEEP_OUT = ("loss", "past_key_values", "attentions", "cross_attentions")
+
+
+class Noise:
+    """The random state of now, replayed at will: two forwards then share their dropout masks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.state = self._read()
+
+    def _read(self) -> tuple[Tensor, Tensor | None]:
+        on_gpu = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        return torch.get_rng_state(), on_gpu
+
+    def _write(self, state: tuple[Tensor, Tensor | None]) -> None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Inside: the captured state. Afterwards: whatever was there before, bit for bit."""
+        before = self._read()
+        self._write(self.state)
+        try:
+            yield
+        finally:
+            self._write(before)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Train or eval mode inside; afterwards every submodule's own flag is back."""
+    flags = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+def trainable(model: nn.Module) -> Tensors:
+    """Parameters that the optimizer moves, by name; tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def model_outputs(raw: Any) -> Outputs:
+    """The differentiable part of what a Hugging Face model (or any module) returned."""
+    if isinstance(raw, Tensor):
+        return Outputs(logits=raw)
+    if isinstance(raw, Mapping):
+        return Outputs({k: v for k, v in raw.items() if k not in KEEP_OUT and v is not None})
+    return Outputs(logits=raw[0])
+
+
+class PureModel:
+    """`params -> Outputs` for one batch, by `torch.func.functional_call`.
+
+    Args:
+        model: the module, unwrapped (not DDP).
+        inputs: keyword arguments of its forward.
+        training: mode of the forward (dropout on or off).
+        noise: random state at which every call starts; default: now.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Any], training: bool, noise: Noise | None = None) -> None:
+        self.model, self.inputs, self.training = model, dict(inputs), training
+        self.noise = noise or Noise(next(model.parameters()).device)
+
+    def __call__(self, params: Tensors) -> Outputs:
+        buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        with in_mode(self.model, self.training), self.noise.replayed():
+            return model_outputs(functional_call(self.model, {**params, **buffers}, (), self.inputs))

@@ -1,0 +1,77 @@
+"""The one abstract class of this axis: where the weights `[N, K]` come from and how they learn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from amal_hf._types import Tensors
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a mixing may look at for the rows of a batch; everything detached.
+
+    Args:
+        index: position of each row in the training set, `[N]`.
+        losses: `[N, K]`, in nats.
+        mask: `[N, K]`, True where source k says something about row i.
+        targets: class distribution each source asserts, `[N, K, C]`; zeros where it has none.
+        advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft
+            label (METHODS E2), centred over classes and of unit length; zeros before the first
+            lookahead.
+    """
+
+    index: Tensor
+    losses: Tensor
+    mask: Tensor
+    targets: Tensor
+    advice: Tensor
+
+
+class Mixing(ABC):
+    """Weights λ for the rows of a batch, and their update from the meta-gradient.
+
+    The trainer calls `update` and then `weights` for every micro-batch, and `commit` once after
+    the last micro-batch of an optimizer step. What rows share may change only in `commit`, so that
+    1 × 16 rows and 4 × 4 rows give the same weights.
+    """
+
+    learns: bool = True
+    """False where `update` does nothing, so that no lookahead is paid for."""
+
+    per_row: bool = False
+    """True where every row of the training set has an entry of its own: needs a map-style data set."""
+
+    @abstractmethod
+    def weights(self, rows: Rows) -> Tensor:
+        """λ, `[N, K]`; 0 where masked."""
+
+    def update(self, rows: Rows, gradient: Tensor) -> None:
+        """Move the weights against `gradient`, a positive multiple of ∂V/∂λ, `[N, K]`."""
+
+    def commit(self) -> None:
+        """Let what was seen since the last optimizer step take effect."""
+
+    def state(self) -> Tensors:
+        """Everything that was learned, as tensors for safetensors."""
+        return {}
+
+    def load_state(self, state: Tensors) -> None:
+        """Restore what `state` returned.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape: other rows, losses or mixing.
+        """
+        for name, tensor in self.state().items():
+            if name not in state or state[name].shape != tensor.shape:
+                found = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(
+                    f"`resume_from_checkpoint`: expected weights {name!r} of shape {tuple(tensor.shape)}, found {found}. "
+                    "The checkpoint belongs to another data set, list of losses or mixing."
+                )
+            with torch.no_grad():
+                tensor.copy_(state[name])

@@ -1,0 +1,86 @@
+"""The default: trust a source as far as the clean rows believe what it says about this row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amal_hf._types import Tensors
+from amal_hf.mixing.base import Mixing, Rows
+
+
+class Trust(Mixing):
+    r"""Weights from the soft-label meta-gradient and each source's record of being right.
+
+    One exponentiated-gradient step on the row's soft label, against its meta-gradient (METHODS
+    E2), is a class distribution; the sources' confusion matrices $P_k(s \mid c)$ turn it into a
+    posterior, and a source weighs what the posterior gives to the classes it asserts:
+
+    $$\pi_i(c) \propto \exp\!\Big(-\tau\,\frac{\partial V/\partial q_{ic}}{\lVert\cdot\rVert}\Big)
+        \prod_k \Big(\prod_s P_k(s \mid c)^{q_{iks}}\Big)^{\beta_i}, \qquad
+      \lambda_{ik} = \sum_c \pi_i(c)\, q_{ikc}$$
+
+    A source competes with every class it could have named, not only with the other sources, so a
+    row on which nobody is right weighs little. $P_k$ is learned online from the same posterior
+    (one Dawid–Skene M-step per optimizer step, with forgetting). $\beta_i = m_i^{-1/2}$ tempers the
+    product where $m_i$ sources speak, since labeling functions are not independent.
+
+    Memoryless per row: it needs no table, and weighs rows never seen before.
+
+    Args:
+        num_sources, num_classes: K and C.
+        start: weight of sources that assert no class (entropy, user functions), `[K]`.
+        temperature: τ, sharpness of the advice.
+        forgetting: share of the old confusion counts kept per optimizer step.
+
+    Example:
+        >>> trust = Trust(2, 3, torch.ones(2))
+        >>> rows = Rows(
+        ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
+        ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
+        ...     advice=torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
+        ... )
+        >>> trust.weights(rows)  # shape: [1, 2]
+        tensor([[0.9984, 0.0008]])
+
+    References:
+        Sivasubramanian et al. (AAAI 2023) for the per-row, per-source lookahead; Kivinen & Warmuth
+        (1997) for exponentiated gradient; Dawid & Skene (1979), equations 2.3–2.5.
+    """
+
+    def __init__(
+        self,
+        num_sources: int,
+        num_classes: int,
+        start: Tensor,
+        temperature: float = 6.0,
+        forgetting: float = 0.995,
+    ) -> None:
+        self.start, self.temperature, self.forgetting = start, temperature, forgetting
+        # a source is right about half of the time until it shows otherwise
+        self.counts = (0.5 * torch.eye(num_classes) + 0.02).repeat(num_sources, 1, 1)  # [K, C true, C said]
+        self._new = torch.zeros_like(self.counts)
+
+    def weights(self, rows: Rows) -> Tensor:
+        posterior = self.posterior(rows)
+        believed = torch.einsum("nc,nkc->nk", posterior, rows.targets)
+        asserts = rows.targets.sum(-1) > 0
+        return torch.where(asserts, believed, self.start.to(believed)) * rows.mask
+
+    def posterior(self, rows: Rows) -> Tensor:
+        """π, `[N, C]`: what advice and sources together say about the class of each row."""
+        counts = self.counts.to(rows.targets)
+        log_p = (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-4).log()
+        evidence = torch.einsum("kcs,nks->nc", log_p, rows.targets)
+        speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
+        return (self.temperature * rows.advice + evidence * speaking**-0.5).softmax(-1)
+
+    def update(self, rows: Rows, gradient: Tensor) -> None:
+        self._new += torch.einsum("nc,nks->kcs", self.posterior(rows), rows.targets).to(self._new)
+
+    def commit(self) -> None:
+        self.counts.mul_(self.forgetting).add_(self._new, alpha=0.05)
+        self._new.zero_()
+
+    def state(self) -> Tensors:
+        return {"confusion": self.counts}

@@ -1,0 +1,30 @@
+"""The trust report: one HTML file that says what was trusted where (floor 4).
+
+`write_report(run_dir)` reads a run folder and writes `run_dir/report.html`. The page opens
+offline: figures are inline SVG, style is inline CSS, there is no script. It shows every name and
+every text of the corpus as text, whatever it holds.
+
+What flows where (N training rows, K sources, C classes, S snapshots of λ):
+
+==================  =====================================================================
+`run.json`          `classes` [C], `sources` [K]; `name`, `primary`, `recipe`, `config`,
+                    `data`, `versions`, `seed`, `seconds`, `meta_share`, `asserts`
+`rows/`             a saved `datasets.Dataset`, N rows: `row_id`, `text`, `label`,
+                    `weights` [K], `mask` [K]; `majority`, `votes` [M], `teacher`,
+                    `student`, `student_confidence`, `true_label`
+`history.json`      optional: `step` [S], `epoch` [S]; `mean`, `q10`, `q90`: source -> [S]
+`metrics.json`      optional: `selection` and `test` with `accuracy`, `macro_f1`, `ece`;
+                    `comparison`, a list of methods with the same numbers
+==================  =====================================================================
+
+Classes are indices into `classes`; a negative one means "none". Only the names before each
+semicolon are needed: where another part is absent, the page says so in a sentence.
+
+`asserts` says which column holds what a source says: `{"kd": "teacher", "rules/a": "votes/0"}`,
+or null for a source that names no class, such as an entropy loss. Without an entry, `teacher`
+says `teacher`, M sources `rules/...` say `votes` in order, and `label` or `primary` says `label`.
+"""
+
+from amal_hf.report.page import write_report
+
+__all__ = ["write_report"]

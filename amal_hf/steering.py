@@ -1,0 +1,393 @@
+"""How a configuration becomes a mixing, a lookahead and a meta-gradient (floor 3).
+
+A `Steering` answers one question for a batch: how fast does each loss of each row change along the
+direction v that the clean rows ask for? `D` is `[N, K + C]`: the K sources, then one virtual source
+per class (−log p_c), whose D is the meta-gradient of the row's soft label (METHODS E2).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim import SGD as TorchSGD
+from torch.optim import Adam as TorchAdam
+from transformers.utils import logging
+
+from amal_hf._types import Outputs, Tensors
+from amal_hf.config import AMALConfig
+from amal_hf.metagrad import (
+    SGD,
+    Adam,
+    DoubleBackward,
+    FiniteDifference,
+    ForwardMode,
+    Head,
+    HeadClosedForm,
+    HeadProblem,
+    HeadTap,
+    Lookahead,
+    MetaGradient,
+    Noise,
+    OutputsProblem,
+    PureModel,
+    Still,
+    find_head,
+    trainable,
+)
+from amal_hf.metagrad.memory import CleanMemory
+from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
+
+logger = logging.get_logger(__name__)
+
+Encode = Callable[[Sequence[int]], Mapping[str, Tensor]]
+"""Positions of clean rows -> the model's inputs, on its device."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a steering sees of one training batch.
+
+    Args:
+        outputs: the training forward's outputs, with their graph.
+        inputs: the model's inputs.
+        noise: random state at the start of that forward.
+        weights: λ as it is, `[N, K]`.
+        losses_of: outputs -> `[N, K + C]`, the sources and then the classes.
+        lookahead: the virtual step.
+        num_rows: N of (E1), the effective batch over processes and accumulation.
+    """
+
+    outputs: Outputs
+    inputs: Mapping[str, Tensor]
+    noise: Noise
+    weights: Tensor
+    losses_of: Callable[[Outputs], Tensor]
+    lookahead: Lookahead
+    num_rows: int
+
+    @property
+    def padded_weights(self) -> Tensor:
+        """λ `[N, K + C]`: the virtual class sources weigh nothing."""
+        return F.pad(self.weights, (0, self.outputs.logits.shape[-1]))
+
+
+class Steering(ABC):
+    """From a training batch to D `[N, K + C]` and the length of v."""
+
+    def tap(self) -> AbstractContextManager[Any]:
+        """Context in which the training forward runs."""
+        return nullcontext()
+
+    @abstractmethod
+    def look(self, step: Step, due: bool, new: bool) -> tuple[Tensor, Tensor] | None:
+        """D along v, `[N, K + C]`, and ‖v‖; None where there is no direction for this step.
+
+        Args:
+            due: a lookahead is due at this optimizer step.
+            new: this is the first micro-batch of the optimizer step.
+        """
+
+    def state(self) -> Tensors:
+        """What must survive a checkpoint."""
+        return {}
+
+    def load_state(self, state: Tensors) -> None:
+        """Restore what `state` returned."""
+
+
+class MetaSampler:
+    """Which clean rows the j-th lookahead encodes: shuffled passes, a function of (seed, j)."""
+
+    def __init__(self, num_rows: int, batch_size: int, seed: int) -> None:
+        self.num_rows, self.batch_size, self.seed = num_rows, min(batch_size, num_rows), seed
+
+    def __call__(self, lookahead: int) -> list[int]:
+        start = lookahead * self.batch_size
+        picked: list[int] = []
+        while len(picked) < self.batch_size:
+            lap, offset = divmod(start + len(picked), self.num_rows)
+            order = torch.randperm(self.num_rows, generator=torch.Generator().manual_seed(self.seed * 100_003 + lap))
+            picked += order[offset : offset + self.batch_size - len(picked)].tolist()
+        return picked
+
+
+class HeadSteering(Steering):
+    """The lookahead moves the final linear layer; V is the loss of all clean rows, from memory.
+
+    A lookahead encodes `meta_batch_size` clean rows without gradient; v is reused until the next one,
+    so every row is judged at every visit at no further forward.
+    """
+
+    def __init__(
+        self, model: nn.Module, head: Head, labels: Tensor, encode: Encode, sampler: MetaSampler, args: AMALConfig
+    ) -> None:
+        self.model, self.head, self.encode, self.sampler, self.args = model, head, encode, sampler, args
+        self._tap = HeadTap(head)
+        self.memory = CleanMemory(labels, model.config.num_labels, head.module.in_features)
+        self.lookaheads = torch.zeros((), dtype=torch.long)
+        self._direction: Tensors | None = None
+
+    def tap(self) -> AbstractContextManager[Any]:
+        return self._tap
+
+    def remember(self, rows: Sequence[int]) -> None:
+        """Encode clean `rows` as the student sees them now."""
+        inputs = self.encode(rows)
+        pure = PureModel(self.model, inputs, training=False)
+        with torch.no_grad(), HeadTap(self.head) as tap:
+            features = tap.features(pure({}).logits)
+        self.memory.remember(torch.as_tensor(rows, device=features.device), features)
+
+    def fill(self) -> None:
+        """Encode every clean row once, before the first lookahead."""
+        size = self.args.meta_batch_size
+        for start in range(0, self.sampler.num_rows, size):
+            self.remember(range(start, min(start + size, self.sampler.num_rows)))
+
+    def problem(self, features: Tensor, step: Step, rows: Tensor | None = None) -> HeadProblem:
+        """The head's bilevel problem for this batch, V on all clean rows or on `rows`."""
+        params = {name: p.detach().float() for name, p in self.head.params().items()}
+        return HeadProblem.on(
+            features.float(),
+            lambda logits: step.losses_of(Outputs(logits=logits)),
+            names=self.head.names,
+            params=params,
+            weights=step.padded_weights.detach(),
+            val_loss=lambda moved: self.memory.loss(self.head, moved, rows),
+            lr=step.lookahead,
+            num_rows=step.num_rows,
+        )
+
+    def look(self, step: Step, due: bool, new: bool) -> tuple[Tensor, Tensor] | None:
+        features = self._tap.features(step.outputs.logits)
+        problem = self.problem(features, step)
+        if (due and new) or self._direction is None:
+            if self._direction is None:
+                self.fill()
+            else:
+                self.remember(self.sampler(int(self.lookaheads)))
+            self.lookaheads += 1
+            self._direction = self.memory.blend(self.head, problem.direction(), self.args.probe_weight)
+        return HeadClosedForm().directional(problem, self._direction), _length(self._direction)
+
+    def state(self) -> Tensors:
+        if self._direction is None:
+            return {}
+        held = {f"direction/{name}": v for name, v in self._direction.items()}
+        return {"memory": self.memory.features, "lookaheads": self.lookaheads, **held}
+
+    def load_state(self, state: Tensors) -> None:
+        if "memory" in state:
+            self.memory.features.copy_(state["memory"])
+            self.lookaheads.copy_(state["lookaheads"])
+            params = self.head.params()
+            self._direction = {name: state[f"direction/{name}"].to(p.device) for name, p in params.items()}
+
+
+class NetworkSteering(Steering):
+    """The lookahead moves every trainable parameter; only steps with a lookahead have a D."""
+
+    def __init__(
+        self, model: nn.Module, estimator: MetaGradient, labels: Tensor, encode: Encode, sampler: MetaSampler
+    ) -> None:
+        self.model, self.estimator, self.labels = model, estimator, labels
+        self.encode, self.sampler = encode, sampler
+        self.lookaheads = torch.zeros((), dtype=torch.long)
+
+    def tap(self) -> AbstractContextManager[Any]:
+        # dropout inside a fused kernel draws other masks than the MATH kernel does: where the derivative
+        # runs on MATH and there is dropout, the training forward of that step must run on MATH as well
+        return nullcontext() if isinstance(self.estimator, FiniteDifference) else sdpa_kernel(SDPBackend.MATH)
+
+    def look(self, step: Step, due: bool, new: bool) -> tuple[Tensor, Tensor] | None:
+        if not due:
+            return None
+        self.lookaheads += int(new)
+        rows = self.sampler(int(self.lookaheads))
+        labels = self.labels[torch.as_tensor(rows, device=self.labels.device)]
+        judge = PureModel(self.model, self.encode(rows), training=False)
+        student = PureModel(self.model, step.inputs, training=True, noise=step.noise)
+        problem = OutputsProblem.through(
+            student,
+            lambda outputs: step.losses_of(Outputs(outputs)),
+            params={name: p.detach() for name, p in trainable(self.model).items()},
+            weights=step.padded_weights.detach(),
+            val_loss=lambda params: F.cross_entropy(judge(params).logits.float(), labels),
+            lr=step.lookahead,
+            num_rows=step.num_rows,
+            known_gradient=self._shared_gradient(step),
+        )
+        direction = problem.direction()
+        return self.estimator.directional(problem, direction), _length(direction)
+
+    def _shared_gradient(self, step: Step) -> Tensors | None:
+        """∇L from the graph the real update will use: no second training forward."""
+        if isinstance(step.lookahead, Still):
+            return None
+        params = trainable(self.model)
+        loss = (step.padded_weights * step.losses_of(step.outputs)).sum() / step.num_rows
+        grads = torch.autograd.grad(loss, list(params.values()), retain_graph=True, materialize_grads=True)
+        return dict(zip(params, grads, strict=True))
+
+    def state(self) -> Tensors:
+        return {"lookaheads": self.lookaheads}
+
+    def load_state(self, state: Tensors) -> None:
+        if "lookaheads" in state:
+            self.lookaheads.copy_(state["lookaheads"])
+
+
+def _length(direction: Tensors) -> Tensor:
+    return torch.stack([v.float().square().sum() for v in direction.values()]).sum().sqrt()
+
+
+def split_along(along: Tensor, length: Tensor, num_sources: int, num_rows: int, scale: str) -> tuple[Tensor, Tensor]:
+    """D `[N, K + C]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
+    sources, classes = along[:, :num_sources], along[:, num_sources:]
+    gradient = -sources / num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
+    advice = classes - classes.mean(1, keepdim=True)
+    return gradient, advice / advice.norm(dim=1, keepdim=True).clamp_min(1e-30)
+
+
+def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
+    """Rows and gradient of every process, each row once (accelerate repeats rows to even out the last batch)."""
+    if accelerator.num_processes == 1:
+        return rows, gradient
+    mine = {**vars(rows), "gradient": gradient, "real": torch.ones(len(gradient), device=gradient.device)}
+    mine = {name: t.to(gradient.device) for name, t in mine.items()}
+    padded = accelerator.pad_across_processes(mine, dim=0)
+    every = {name: accelerator.gather(t) for name, t in padded.items()}
+    index = every["index"].cpu()
+    real = every.pop("real").cpu().bool()
+    first = torch.zeros(len(index), dtype=torch.bool)
+    seen: set[int] = set()
+    for position, (i, is_real) in enumerate(zip(index.tolist(), real.tolist(), strict=True)):
+        first[position] = is_real and i not in seen
+        seen |= {i} if is_real else set()
+    kept = {name: t[first.to(t.device)] for name, t in every.items()}
+    return Rows(**{name: kept[name] for name in vars(rows)}), kept["gradient"]
+
+
+# ---- choices ----
+
+
+def make_steering(
+    model: nn.Module, labels: Tensor, encode: Encode, inputs: Mapping[str, Tensor], args: AMALConfig, precision: str
+) -> Steering:
+    """How D is computed for this model, logged with the reason.
+
+    Args:
+        labels: class of every clean row, `[M]`.
+        inputs: any batch of the model's inputs; finds the head.
+
+    Raises:
+        ValueError: the head's derivative is asked for and no trainable linear layer makes the logits.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    sampler = MetaSampler(len(labels), args.meta_batch_size, seed)  # type: ignore[arg-type]
+    if args.lookahead_params == "head":
+        head = find_head(model, {name: value[:2] for name, value in inputs.items()})
+        if head is None:
+            raise ValueError(
+                "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
+                f"{type(model).__name__}. Set lookahead_params='all'."
+            )
+        logger.info(f"meta-gradient: closed form on the head ({head.weight}), as lookahead_params='head' asks")
+        return HeadSteering(model, head, labels, encode, sampler, args)
+    estimator, why = choose_estimator(
+        args.estimator,  # type: ignore[arg-type]
+        getattr(model.config, "_attn_implementation", "eager"),
+        bool(getattr(model, "is_gradient_checkpointing", False)),
+        precision,
+    )
+    logger.info(f"meta-gradient: {type(estimator).__name__} on all trainable parameters: {why}")
+    return NetworkSteering(model, estimator, labels, encode, sampler)
+
+
+def choose_estimator(name: str, attention: str, checkpointing: bool, precision: str) -> tuple[MetaGradient, str]:
+    """The estimator of the *whole network's* derivative, and why. Both choices compute the same derivative.
+
+    Args:
+        name: `AMALConfig.estimator`.
+        attention: the model's attention implementation.
+        checkpointing: gradient (activation) checkpointing is on.
+        precision: "no", "bf16" or "fp16".
+
+    Example:
+        >>> choose_estimator("auto", "sdpa", False, "no")
+        (ForwardMode(), "attention 'sdpa' has a forward-mode rule on the MATH kernel")
+        >>> choose_estimator("auto", "flash_attention_2", False, "no")[0]
+        FiniteDifference(radius=0.005)
+    """
+    named: dict[str, MetaGradient] = {
+        "forward": ForwardMode(),
+        "difference": FiniteDifference(),
+        "double": DoubleBackward(),
+    }
+    if name != "auto":
+        return named[name], "asked for by `estimator`"
+    if checkpointing:
+        return FiniteDifference(), "gradient checkpointing has no forward-mode rule"
+    if attention not in ("eager", "sdpa"):
+        return FiniteDifference(), f"attention {attention!r} has no forward-mode rule"
+    if precision != "no":
+        return FiniteDifference(), f"under {precision} autocast the differences run in float32"
+    return ForwardMode(), f"attention {attention!r} has a forward-mode rule on the MATH kernel"
+
+
+def make_mixing(args: AMALConfig, sources: Sequence[str], num_classes: int, num_rows: int | None) -> Mixing:
+    """The mixing that `args` describe. `mixing_start`: one number, [primary, others], or one per source."""
+    given, k = torch.tensor(args.mixing_start, dtype=torch.float32), len(sources)
+    start = given if len(given) == k else torch.cat([given[:1], given[-1:].expand(k - 1)])
+    clamp = (args.clamp[0], args.clamp[1])  # type: ignore[index]
+    if args.mixing == "fixed":
+        return Fixed(start)
+    if args.mixing == "trust":
+        return Trust(k, num_classes, start)
+    if args.constraint == "simplex":
+        start = start / start.sum()
+    constraint: Any = args.constraint
+    if args.mixing == "shared":
+        return Shared(start, constraint, args.mixing_lr, clamp)  # type: ignore[arg-type]
+    return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp)  # type: ignore[arg-type]
+
+
+def make_lookahead(name: str, optimizer: torch.optim.Optimizer | None, params: Tensors, lr: float) -> Lookahead:
+    """The virtual step `AMALConfig.lookahead` names, from the optimizer's present state.
+
+    Raises:
+        ValueError: "optimizer" with an optimizer that is neither SGD nor Adam(W).
+    """
+    if name == "none":
+        return Still()
+    if name == "sgd":
+        return SGD(lr)
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    if isinstance(optimizer, TorchSGD):
+        return SGD(lr)
+    if not isinstance(optimizer, TorchAdam):  # AdamW is one
+        raise ValueError(
+            f"`lookahead`: {name!r} knows Adam, AdamW and SGD, found {type(optimizer).__name__}. "
+            "Set lookahead='sgd' or 'none', or choose optim='adamw_torch'."
+        )
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = {k: group_of[id(p)] for k, p in params.items()}
+    first = next(iter(groups.values()))
+    decoupled = first.get("decoupled_weight_decay", True)
+    return Adam(
+        lr={k: float(g["lr"]) for k, g in groups.items()},
+        state={k: optimizer.state.get(p, {}) for k, p in params.items()},
+        betas=first["betas"],
+        eps=first["eps"],
+        weight_decay={k: g["weight_decay"] if decoupled else 0.0 for k, g in groups.items()},
+        exact=name == "optimizer-exact",
+    )

@@ -1,0 +1,351 @@
+"""`AMALTrainer`: a `Trainer` whose training step learns how far to trust each source on each row (floor 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.utils import logging
+
+from amal_hf import _checks
+from amal_hf._files import write_json, write_tensors
+from amal_hf._types import ROW_ID, Outputs, RowFunction, Tensors
+from amal_hf.callbacks import EpochRefresh
+from amal_hf.card import amend_model_card
+from amal_hf.config import AMALConfig
+from amal_hf.data import (
+    LABEL_ALIASES,
+    LABELS,
+    RowIndex,
+    SourceCollator,
+    guard_splits,
+    tokenized,
+    weights_dataset,
+    with_row_ids,
+)
+from amal_hf.history import Stopwatch, WeightHistory, groups
+from amal_hf.losses import Loss, LossStack
+from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
+from amal_hf.mixing import Mixing, Rows, centred, share
+from amal_hf.steering import (
+    Steering,
+    Step,
+    make_lookahead,
+    make_mixing,
+    make_steering,
+    of_all_processes,
+    split_along,
+)
+
+logger = logging.get_logger(__name__)
+
+STATE_FILE = "amal_state.safetensors"
+HISTORY_FILE = "amal_history.json"
+
+
+class AMALTrainer(Trainer):
+    r"""Fine-tune on several imperfect sources at once; learn λ `[N, K]` from a few clean rows.
+
+    $$L = \frac1N \sum_{ik} \lambda_{ik}\, \ell_{ik}(\theta), \qquad
+      \lambda \text{ moves against } \partial V(\theta')/\partial\lambda$$
+
+    Everything `Trainer` does stays as it is: evaluation, checkpoints, callbacks, precision, launch.
+
+    Args:
+        model, args: as for `Trainer`; `args` is an `AMALConfig`.
+        losses: name -> `Loss` (or a function `(outputs, batch) -> [N]`); the first is column 0.
+        train_dataset: rows with the columns the losses read. Raw text is tokenized here when
+            `processing_class` is a tokenizer.
+        meta_dataset: clean rows with a `label` that steer the weights; needed unless weights are fixed.
+        mixing: a `Mixing` of your own, in place of `args.mixing`.
+        **kwargs: everything else `Trainer` takes.
+
+    Raises:
+        ValueError: before training, naming the argument, what was expected and what was found.
+
+    References:
+        Sivasubramanian et al. (AAAI 2023), arXiv 2202.03250.
+    """
+
+    _tag_names: ClassVar[list[str]] = ["amal-hf"]
+    # our loss is a per-batch mean: Trainer then divides it by the accumulation steps, exactly once.
+    # transformers <= 5.23 leaves BERT-style models over-scaled (transformers#47688).
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: AMALConfig | None = None,
+        *,
+        losses: Mapping[str, Loss | RowFunction],
+        train_dataset: Any = None,
+        meta_dataset: Dataset | None = None,
+        mixing: Mixing | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args or AMALConfig("tmp_trainer")
+        example = _first_row(train_dataset)
+        self.stack = LossStack(losses, example)
+        self._check_sources(args, example, meta_dataset, mixing)
+        eval_dataset = kwargs.pop("eval_dataset", None)
+        named = {"train": train_dataset, "meta": meta_dataset, "eval": eval_dataset}
+        guard_splits({k: v for k, v in named.items() if isinstance(v, Dataset)}, args.text_columns, args.strict)
+        tokens = lambda split: _tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
+        train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
+        super().__init__(model, args, train_dataset=tokens(train_dataset), eval_dataset=tokens(eval_dataset), **kwargs)
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"`nn.DataParallel`: expected one device per process, found {self.args.n_gpu} in one. "
+                "Start with `accelerate launch` or `torchrun`."
+            )
+        widths = {c: len(v) for c in self.stack.columns if isinstance(v := example[c], list)}
+        self.data_collator = SourceCollator(self.data_collator, [*self.stack.columns, ROW_ID], widths)
+        self.meta_dataset = tokens(meta_dataset)
+        self._given_mixing = mixing
+        if self.args.refresh == "epoch":
+            self.add_callback(EpochRefresh(self))
+        self._start_afresh()
+
+    # ---- before training: check at the door, start afresh ----
+
+    def _check_sources(self, args: AMALConfig, example: Mapping[str, Any], meta: Any, mixing: Mixing | None) -> None:
+        _checks.columns("train_dataset", example, {name: loss.columns for name, loss in self.stack.losses.items()})
+        _checks.start_values(args.mixing_start, self.stack.names)  # type: ignore[arg-type]
+        learns = args.mixing != "fixed" if mixing is None else mixing.learns
+        if learns and (meta is None or len(meta) == 0):
+            raise ValueError(
+                "`meta_dataset`: expected clean rows that steer the weights, found none. Hold out a few labelled "
+                "rows (10 per class help already), or set mixing='fixed'."
+            )
+        if meta is not None and not set(meta.column_names) & {LABELS, *LABEL_ALIASES}:
+            raise ValueError(f"`meta_dataset`: expected a column 'label', found {meta.column_names}.")
+
+    def _start_afresh(self) -> None:
+        """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
+        counted = isinstance(self.train_dataset, Dataset)
+        num_rows = len(self.train_dataset) if counted else None
+        self._positions = RowIndex(self.train_dataset[ROW_ID][:]) if counted else None
+        self.mixing = self._given_mixing or make_mixing(
+            self.args, self.stack.names, self.model.config.num_labels, num_rows
+        )
+        if self.mixing.per_row and not counted:
+            raise ValueError(
+                "`train_dataset`: a weight per row needs a data set that can be indexed, found a stream "
+                f"({type(self.train_dataset).__name__}). Use mixing='trust', 'shared' or 'fixed'."
+            )
+        self.history = WeightHistory(self.stack.names, num_rows)
+        self._steering: Steering | None = None
+        self._restored: Tensors = {}
+        self._mean_weight = torch.zeros(())  # running mean over rows of Σ_k λ_ik; 0: none yet
+        self._weight_sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
+        self._asked_step = self._committed_step = -1
+        self._meta_clock = Stopwatch()
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self._start_afresh()
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        extra = {*self.stack.columns, ROW_ID, *LABEL_ALIASES}
+        self._signature_columns += sorted(extra - set(self._signature_columns))
+
+    # ---- the training step: forward, lookahead, backward ----
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """`Trainer`'s step, with the lookahead between its forward and its backward.
+
+        Returns:
+            the batch's weighted loss, a scalar, in nats.
+        """
+        self._commit()
+        inputs = self._prepare_inputs(inputs)
+        if self.mixing.learns and self._steering is None and self.args.refresh == "step":
+            self._steering = self.steer(self._for_model(inputs))
+            self._steering.load_state(self._restored)
+        self._noise = Noise(self.args.device)
+        with nullcontext() if self._steering is None else self._steering.tap():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
+        if not model.training:
+            return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs, num_items_in_batch)
+        raw = model(**self._for_model(inputs))
+        outputs = model_outputs(raw)
+        losses, mask = self.stack(outputs, inputs), self.stack.mask(inputs)
+        weights = self._weights(outputs, losses, mask, inputs)
+        loss = (weights * losses).sum(1).mean()
+        return (loss, raw) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
+
+    def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
+        """What the model's forward reads: everything but the sources' columns."""
+        ours = {*self.stack.columns, ROW_ID, LABELS, *LABEL_ALIASES} - (set(self.label_names) if labels else set())
+        return {k: v for k, v in inputs.items() if k not in ours}
+
+    def _weights(self, outputs: Outputs, losses: Tensor, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """λ of this batch, `[N, K]`, after the clean rows had their say."""
+        num_rows, num_classes = outputs.logits.shape
+        rows = Rows(
+            index=self._positions(inputs[ROW_ID]) if self._positions else torch.arange(num_rows),
+            losses=losses.detach(),
+            mask=mask,
+            targets=self.stack.targets(inputs, num_classes),
+            advice=outputs.logits.new_zeros(num_rows, num_classes),
+        )
+        if self._steering is not None and self.state.global_step >= self.args.meta_start:
+            with self._meta_clock:
+                rows = self._look_ahead(outputs, rows, inputs)
+        weights = self.mixing.weights(rows).detach()
+        if self.args.log_weights:
+            self.history.record(rows.index, weights, rows.losses, mask)
+        return self._normalized(weights, mask, count=True)
+
+    def _look_ahead(self, outputs: Outputs, rows: Rows, inputs: dict[str, Any]) -> Rows:
+        """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
+        assert self._steering is not None
+        step = Step(
+            outputs=outputs,
+            inputs=self._for_model(inputs),
+            noise=self._noise,
+            weights=self._normalized(self.mixing.weights(rows), rows.mask),
+            losses_of=lambda out: self.stack.with_classes(out, inputs),
+            lookahead=self.virtual_step(),
+            num_rows=len(rows.losses) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
+        )
+        due = (self.state.global_step - self.args.meta_start) % self.args.meta_every == 0
+        new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
+        seen = self._steering.look(step, due=due, new=new)
+        if seen is None:
+            return rows
+        gradient, advice = split_along(*seen, len(self.stack), step.num_rows, self.args.mixing_scale)
+        if self.args.center:
+            gradient = centred(gradient, rows.mask, list(groups(self.stack.names).values()))
+        rows = replace(rows, advice=advice)
+        self.mixing.update(*of_all_processes(self.accelerator, rows, gradient))
+        return rows
+
+    def steer(self, inputs: Mapping[str, Any]) -> Steering:
+        """How D is computed for this model; `inputs` is any batch of the model's inputs."""
+        keep = [c for c in self._remove_unused_columns(self.meta_dataset, "meta").column_names if c != ROW_ID]
+        clean = self.meta_dataset.select_columns(keep)
+        encode = lambda rows: self._for_model(  # noqa: E731
+            self._prepare_inputs(self.data_collator([clean[i] for i in rows]))
+        )
+        column = next(c for c in (LABELS, *LABEL_ALIASES) if c in clean.column_names)
+        labels = torch.as_tensor(clean[column][:], device=self.args.device)
+        model = self.accelerator.unwrap_model(self.model)
+        return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision)
+
+    def virtual_step(self) -> Lookahead:
+        """The lookahead's step from the optimizer's present state."""
+        params = trainable(self.accelerator.unwrap_model(self.model))
+        return make_lookahead(self.args.lookahead, self.optimizer, params, self._get_learning_rate())
+
+    # ---- weights: hold their scale, let them take effect, keep them ----
+
+    def _normalized(self, weights: Tensor, mask: Tensor, count: bool = False) -> Tensor:
+        """λ as the loss uses it; counted towards the running mean of Σ_k λ_ik where `count`."""
+        if count:
+            self._weight_sums += torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]).cpu()
+        if self.args.normalize == "row":
+            return share(weights, mask)
+        holds = self.args.normalize == "mean" and self._mean_weight > 0
+        return weights / self._mean_weight.to(weights) if holds else weights
+
+    def _commit(self) -> None:
+        """Once per optimizer step: what its micro-batches showed takes effect."""
+        if self._committed_step == self.state.global_step:
+            return
+        self._committed_step = self.state.global_step
+        self.mixing.commit()
+        total, rows = self.accelerator.reduce(self._weight_sums.to(self.args.device), "sum").cpu()
+        if rows > 0 and total > 0:
+            # the first step sets the mean, later ones move it by a tenth
+            keep = 0.9 if self._mean_weight > 0 else 0.0
+            self._mean_weight = keep * self._mean_weight + (1 - keep) * total / rows
+        self._weight_sums = torch.zeros(2)
+
+    @property
+    def weights(self) -> Dataset:
+        """The last λ of every training row: `row_id` and one column per source (null: the source says
+        nothing about the row, or it was not visited). Joinable with the training set by `row_id`.
+
+        Raises:
+            ValueError: `log_weights=False`, or the training set is a stream.
+        """
+        if self._positions is None or not self.args.log_weights:
+            raise ValueError(
+                "`weights`: expected a data set that can be indexed and log_weights=True, found neither kept."
+            )
+        return weights_dataset(self._positions.ids, self.history.last, self.stack.names)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
+        if "loss" in logs and self.args.log_weights:
+            logs |= self.history.flush(self.state.global_step, self.state.epoch)
+            logs["meta_time_share"] = self._meta_clock.share()
+        super().log(logs, *args, **kwargs)
+
+    def _amal_state(self) -> Tensors:
+        steering = self._steering.state() if self._steering is not None else {}
+        return {**self.mixing.state(), **self.history.state(), **steering, "mean_weight": self._mean_weight}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.mixing.commit()
+            write_tensors(Path(output_dir) / STATE_FILE, self._amal_state())
+            write_json(Path(output_dir) / HISTORY_FILE, self.history.summaries)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_weights(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_weights(self.state.best_model_checkpoint)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        """λ, memory and history of a checkpoint; a checkpoint of a plain `Trainer` has none."""
+        path = Path(checkpoint) / STATE_FILE
+        if not path.is_file():
+            logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; weights start anew.")
+            return
+        state = load_file(path)
+        self.mixing.load_state(state)
+        self.history.load(state, json.loads((path.parent / HISTORY_FILE).read_text()))
+        self._mean_weight, self._restored = state["mean_weight"], state
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero():
+            amend_model_card(Path(self.args.output_dir) / "README.md", self)
+
+
+def _first_row(dataset: Any) -> dict[str, Any]:
+    example = next(iter(dataset), None) if dataset is not None else None
+    if example is None:
+        raise ValueError("`train_dataset`: expected at least one row, found none.")
+    return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
+
+
+def _tokens(split: Any, tokenizer: Any, args: AMALConfig) -> Any:
+    if isinstance(split, dict):
+        return {name: _tokens(each, tokenizer, args) for name, each in split.items()}
+    return tokenized(split, tokenizer, args.text_columns, args.max_length) if isinstance(split, Dataset) else split
