@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.utils._pytree import register_pytree_node
 
 ROW_ID = "row_id"
 """Column that identifies a training row across epochs, processes and runs."""
@@ -39,3 +40,12 @@ class Outputs(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"the model returned {sorted(self)}, not {name!r}") from None
+
+
+# outputs pass through `torch.func.jvp` and are averaged leaf by leaf
+register_pytree_node(
+    Outputs,
+    lambda outputs: (list(outputs.values()), tuple(outputs)),
+    lambda values, names: Outputs(zip(names, values, strict=True)),
+    serialized_type_name="amal_hf.Outputs",
+)

@@ -104,8 +104,6 @@ class AMALConfig(TrainingArguments):
         ('instance', 'epoch', 1000.0)
     """
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS]
-
     # --- What is mixed how ---
     recipe: str = field(default="trust", metadata={"help": f"One of {', '.join(RECIPES)}"})
     mixing: str | None = _knob("trust | instance | shared | fixed")
@@ -140,6 +138,8 @@ class AMALConfig(TrainingArguments):
         if self.mixing not in (None, recipe["mixing"]):
             # another mixing than the recipe's: of the recipe, only what is not about its mixing holds
             recipe = {"mixing": self.mixing}
+        if self.lookahead_params == "all":
+            recipe.pop("probe_weight", None)  # the probe is a head
         for name, value in {**DEFAULTS, **recipe}.items():
             if getattr(self, name) is None:
                 setattr(self, name, list(value) if isinstance(value, list) else value)
@@ -172,7 +172,7 @@ class AMALConfig(TrainingArguments):
                                     "refresh": self.refresh == "epoch"}.items():  # fmt: skip
                 if head_only:
                     raise ValueError(
-                        f"`{name}`: {getattr(self, name)!r} works on the head's features, found lookahead_params='all'. "
+                        f"`{name}`: {getattr(self, name)!r} works on the head, found lookahead_params='all'. "
                         f"Set lookahead_params='head', or leave `{name}` at its default."
                     )
         elif self.estimator not in ("auto", "head"):
@@ -181,9 +181,7 @@ class AMALConfig(TrainingArguments):
                 "Set lookahead_params='all' to differentiate the whole network."
             )
         if self.mixing == "trust" and self.refresh == "epoch":
-            raise ValueError(
-                "`refresh`: mixing='trust' keeps no table to refresh; expected refresh='step', found 'epoch'."
-            )
+            raise ValueError("`refresh`: mixing='trust' has no table to refresh; expected 'step', found 'epoch'.")
 
     def describe(self) -> str:
         """The fields above as one JSON line, for model cards and logs."""

@@ -142,9 +142,14 @@ class SourceCollator:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
         mine = {c: [row.get(c) for row in renamed] for c in self.columns if c in renamed[0]}
         batch = dict(self.inner([{k: v for k, v in row.items() if k not in mine} for row in renamed]))
-        for column, values in mine.items():
-            batch[column] = self._stack(values, self.widths.get(column))
-        return batch
+        return batch | {column: self._stack(values, self.widths.get(column)) for column, values in mine.items()}
+
+    def sources(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The sources' columns alone, without tokens."""
+        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
+        return {
+            c: self._stack([row[c] for row in renamed], self.widths.get(c)) for c in self.columns if c in renamed[0]
+        }
 
     def _stack(self, values: list[Any], width: int | None) -> Tensor:
         if width is None:

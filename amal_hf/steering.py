@@ -96,10 +96,11 @@ class Steering(ABC):
             new: this is the first micro-batch of the optimizer step.
         """
 
+    @abstractmethod
     def state(self) -> Tensors:
         """What must survive a checkpoint."""
-        return {}
 
+    @abstractmethod
     def load_state(self, state: Tensors) -> None:
         """Restore what `state` returned."""
 
@@ -306,7 +307,7 @@ def make_steering(
     estimator, why = choose_estimator(
         args.estimator,  # type: ignore[arg-type]
         getattr(model.config, "_attn_implementation", "eager"),
-        bool(getattr(model, "is_gradient_checkpointing", False)),
+        bool(args.gradient_checkpointing or getattr(model, "is_activation_checkpointing", False)),
         precision,
     )
     logger.info(f"meta-gradient: {type(estimator).__name__} on all trainable parameters: {why}")

@@ -148,7 +148,7 @@ class AMALTrainer(Trainer):
         self._mean_weight = torch.zeros(())  # running mean over rows of Σ_k λ_ik; 0: none yet
         self._weight_sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
         self._asked_step = self._committed_step = -1
-        self._meta_clock = Stopwatch()
+        self.meta_clock = Stopwatch()
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_afresh()
@@ -208,7 +208,7 @@ class AMALTrainer(Trainer):
             advice=outputs.logits.new_zeros(num_rows, num_classes),
         )
         if self._steering is not None and self.state.global_step >= self.args.meta_start:
-            with self._meta_clock:
+            with self.meta_clock:
                 rows = self._look_ahead(outputs, rows, inputs)
         weights = self.mixing.weights(rows).detach()
         if self.args.log_weights:
@@ -281,6 +281,12 @@ class AMALTrainer(Trainer):
         self._weight_sums = torch.zeros(2)
 
     @property
+    def row_ids(self) -> Tensor:
+        """Ids of the training rows in the order of the data set, `[rows]`."""
+        assert self._positions is not None
+        return self._positions.ids
+
+    @property
     def weights(self) -> Dataset:
         """The last λ of every training row: `row_id` and one column per source (null: the source says
         nothing about the row, or it was not visited). Joinable with the training set by `row_id`.
@@ -298,7 +304,7 @@ class AMALTrainer(Trainer):
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
         if "loss" in logs and self.args.log_weights:
             logs |= self.history.flush(self.state.global_step, self.state.epoch)
-            logs["meta_time_share"] = self._meta_clock.share()
+            logs["meta_time_share"] = self.meta_clock.share()
         super().log(logs, *args, **kwargs)
 
     def _amal_state(self) -> Tensors:

@@ -44,7 +44,8 @@ class SGD(Lookahead):
     lr: float | Mapping[str, Tensor]
 
     def _lr(self, name: str, like: Tensor) -> Tensor:
-        return torch.as_tensor(self.lr[name] if isinstance(self.lr, Mapping) else self.lr).to(like)
+        lr = self.lr[name] if isinstance(self.lr, Mapping) else self.lr
+        return torch.as_tensor(lr, dtype=like.dtype, device=like.device)
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         return {name: p - self._lr(name, p) * grads[name] for name, p in params.items()}
@@ -88,7 +89,8 @@ class Adam(Lookahead):
         state: name -> {"exp_avg", "exp_avg_sq", "step"}; a parameter without state is at t = 1.
         betas, eps, weight_decay: as the optimizer's; `weight_decay` w (decoupled) may be a dict.
         exact: differentiate $s$ as well. Exact is ≈ 0 at t = 1 and partly negative at t = 2; the
-            frozen form is always positive. Warm up before the first meta step either way.
+            frozen form is always positive. Warm up before the first meta step either way. P is 0 where
+            no gradient has ever been seen (s = 0).
 
     References:
         Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019), algorithm 2.
@@ -108,7 +110,10 @@ class Adam(Lookahead):
         first = beta1 * torch.as_tensor(state.get("exp_avg", 0.0)).to(grad) + (1 - beta1) * grad
         second = beta2 * torch.as_tensor(state.get("exp_avg_sq", 0.0)).to(grad) + (1 - beta2) * grad.square()
         correction1, correction2 = 1 - beta1**time, 1 - beta2**time
-        return lr, first / correction1, (second / correction2).sqrt(), correction1, correction2
+        # a token never seen: 1/ε would outweigh all the rest of v by 1e5, and the root's derivative is NaN
+        seen = second > 0
+        scale = torch.where(seen, (torch.where(seen, second, 1.0) / correction2).sqrt(), torch.inf)
+        return lr, first / correction1, scale, correction1, correction2
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         moved = {}
@@ -125,7 +130,7 @@ class Adam(Lookahead):
             lr, mean, scale, correction1, correction2 = self._moments(name, grads[name])
             frozen = lr * (1 - beta1) / correction1 / (scale + self.eps)
             if self.exact:
-                curved = (1 - beta2) * grads[name] / (correction2 * scale.clamp_min(1e-30))
+                curved = (1 - beta2) * grads[name] / (correction2 * scale)
                 frozen = frozen - lr * mean * curved / (scale + self.eps).square()
             diagonal[name] = frozen
         return diagonal

@@ -1,0 +1,108 @@
+"""`amal-hf demo | train | report`: the command line (floor 5)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from amal_hf.config import AMALConfig
+
+USAGE = """usage: amal-hf COMMAND ...
+
+  demo [--output_dir DIR] [--model M]   learn whom to trust on the embedded corpus, in minutes
+  train CONFIG.yaml [--field value ...] train on your own data; flags override the file
+  report RUN_DIR                        write RUN_DIR/report.html anew
+
+Every field of AMALConfig (and so of TrainingArguments) and of DataConfig is a flag: amal-hf train --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; user errors become one line on stderr and exit status 2."""
+    command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    commands = {"demo": _demo, "train": _train, "report": _report}
+    if command not in commands:
+        known = command in ("-h", "--help", "help")
+        print(USAGE if known else f"amal-hf: no command {command!r}\n\n{USAGE}", file=None if known else sys.stderr)
+        return 0 if known else 2
+    try:
+        return commands[command](rest)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"amal-hf {command}: {error}", file=sys.stderr)
+        return 2
+
+
+def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
+    """CONFIG.yaml and flags -> `DataConfig`, `AMALConfig`, `sources`. Flags win; unknown keys raise.
+
+    Raises:
+        ValueError: the file is not a mapping, or holds a key that no field has.
+    """
+    from amal_hf.runs import DataConfig
+
+    argv = list(argv)
+    given: dict[str, Any] = {}
+    if argv and not argv[0].startswith("-"):
+        path = Path(argv.pop(0))
+        if not path.is_file():
+            raise FileNotFoundError(f"`CONFIG.yaml`: expected a file, found no {str(path)!r}.")
+        given = yaml.safe_load(path.read_text()) or {}
+        if not isinstance(given, dict):
+            raise ValueError(f"`CONFIG.yaml`: expected `field: value` lines, found a {type(given).__name__}.")
+    sources = given.pop("sources", None) or {}
+    parser = HfArgumentParser([DataConfig, AMALConfig], prog="amal-hf train")  # type: ignore[arg-type]
+    fields = {action.dest for action in parser._actions}
+    unknown = sorted(set(given) - fields)
+    if unknown:
+        raise ValueError(f"`CONFIG.yaml`: no field is called {unknown}. See `amal-hf train --help`.")
+    parser.set_defaults(**given)
+    for action in parser._actions:
+        action.required = action.required and action.dest not in given
+    data, args = parser.parse_args_into_dataclasses(argv)
+    return data, args, sources
+
+
+def _train(argv: Sequence[str]) -> int:
+    from amal_hf.loading import load_splits
+    from amal_hf.report import write_report
+    from amal_hf.runs import divide, source_losses, train_run
+
+    data, args, sources = read_config(argv)
+    for name in ("data", "model"):
+        if not getattr(data, name):
+            raise ValueError(f"`{name}`: expected a value in CONFIG.yaml or as --{name}, found none.")
+    losses = source_losses(data, sources)
+    parts = divide(load_splits(data.data), data, args.seed)
+    trainer, metrics = train_run(parts, data, args, losses)
+    if trainer.is_world_process_zero():
+        page = write_report(args.output_dir)
+        for split, numbers in metrics.items():
+            print(f"{split:10s}", "  ".join(f"{k} {v:.4f}" for k, v in numbers.items()))
+        print(f"run folder {args.output_dir}   report {page}")
+    return 0
+
+
+def _report(argv: Sequence[str]) -> int:
+    from amal_hf.report import write_report
+
+    if len(argv) != 1:
+        raise ValueError(f"`RUN_DIR`: expected one folder, found {list(argv)}. Usage: amal-hf report RUN_DIR")
+    print(write_report(argv[0]))
+    return 0
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from amal_hf.demo import DemoConfig, run_demo
+
+    (config,) = HfArgumentParser(DemoConfig, prog="amal-hf demo").parse_args_into_dataclasses(list(argv))  # type: ignore[arg-type]
+    run_demo(config)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Users' data as splits with one vocabulary of columns: text, label, votes, teachers (floor 2)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+
+SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test",),
+}
+READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def load_splits(data: str) -> DatasetDict:
+    """Load `data`, whatever it is.
+
+    Args:
+        data: one of
+            - a `save_to_disk` folder (a data set or a dictionary of splits);
+            - a WRENCH folder (`train.json`, `valid.json`, `test.json`, `label.json`);
+            - a folder of `train|validation|test.jsonl|csv|parquet`, each maybe `.gz`;
+            - one such file, which becomes `train`;
+            - anything else: a name on the Hub.
+
+    Raises:
+        ValueError: a folder without anything that can be read.
+        FileNotFoundError: a path that is not there.
+    """
+    path = Path(data)
+    if path.is_dir():
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            loaded = load_from_disk(data)
+            return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+        if (path / "label.json").is_file():
+            return _wrench(path)
+        return _folder(path)
+    if path.is_file():
+        return DatasetDict(train=_file(path))
+    if path.is_absolute() or data.startswith(".") or path.suffix in {*READERS, ".gz"}:
+        raise FileNotFoundError(
+            f"`data`: expected a file, a folder or a name on the Hub, found no {data!r}. Check the path: it is read "
+            f"relative to {Path.cwd()}."
+        )
+    return load_dataset(data)
+
+
+def _suffix(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def _file(path: Path) -> Dataset:
+    reader = READERS.get(_suffix(path))
+    if reader is None:
+        raise ValueError(f"`data`: expected one of {sorted(READERS)} (or .gz of these), found {path.name!r}.")
+    return load_dataset(reader, data_files=str(path), split="train")
+
+
+def _folder(path: Path) -> DatasetDict:
+    found = DatasetDict()
+    for split, names in SPLIT_NAMES.items():
+        files = [p for n in names for p in sorted(path.glob(f"{n}.*")) if _suffix(p) in READERS]
+        if files:
+            found[split] = _file(files[0])
+    if "train" not in found:
+        raise ValueError(
+            f"`data`: expected train.jsonl, .csv or .parquet, a WRENCH or a save_to_disk folder in {str(path)!r}, "
+            f"found {sorted(p.name for p in path.iterdir())[:10]}."
+        )
+    info = path / "info.json"
+    if info.is_file() and (classes := json.loads(info.read_text()).get("classes")):
+        return name_classes(found, "label", classes)
+    return found
+
+
+def _wrench(path: Path) -> DatasetDict:
+    """`{id: {"label", "weak_labels", "data": {"text", ...}}}` per split; `label.json`: index -> name."""
+    classes = [
+        name for _, name in sorted(json.loads((path / "label.json").read_text()).items(), key=lambda i: int(i[0]))
+    ]
+    splits = DatasetDict()
+    for split, names in SPLIT_NAMES.items():
+        file = next((path / f"{n}.json" for n in names if (path / f"{n}.json").is_file()), None)
+        if file is not None:
+            rows = json.loads(file.read_text())
+            splits[split] = Dataset.from_list(
+                [
+                    {"id": key, **row["data"], "label": row["label"], "weak_labels": row["weak_labels"]}
+                    for key, row in rows.items()
+                ]
+            )
+    return name_classes(splits, "label", classes)
+
+
+def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None) -> DatasetDict:
+    """Make `column` a `ClassLabel` with `classes`; None: names found in the data, sorted.
+
+    Raises:
+        ValueError: a label that is not among the classes.
+    """
+    holding = {name: split for name, split in splits.items() if column in split.column_names}
+    if not holding:
+        return splits
+    known = next((s.features[column] for s in holding.values() if isinstance(s.features[column], ClassLabel)), None)
+    if known is not None and (classes is None or list(classes) == known.names):
+        return splits
+    values = sorted({v for split in holding.values() for v in split.unique(column) if v is not None and v != -100})
+    if classes is None:
+        count = max(values) + 1 if all(isinstance(v, int) for v in values) else None
+        classes = [str(i) for i in range(count)] if count is not None else [str(v) for v in values]
+    to_index = {str(name): i for i, name in enumerate(classes)}
+    to_index |= {i: i for i in range(len(classes))}  # type: ignore[dict-item]
+    unknown = [v for v in values if v not in to_index]
+    if unknown:
+        raise ValueError(
+            f"`classes`: expected labels among {list(classes)}, found {unknown[:5]} in column {column!r}. "
+            "List every class, in the order of its index."
+        )
+    feature = ClassLabel(names=[str(c) for c in classes])
+
+    def convert(split: Dataset) -> Dataset:
+        indices = [None if v in (None, -100) else to_index[v] for v in split[column]]
+        return split.remove_columns(column).add_column(column, indices).cast_column(column, feature)
+
+    return DatasetDict({name: convert(s) if name in holding else s for name, s in splits.items()})
+
+
+def hold_out(split: Dataset, rows: int, seed: int, column: str = "label") -> tuple[Dataset, Dataset]:
+    """`rows` labelled rows of `split`, stratified by class and drawn by `seed`, and the rest.
+
+    Raises:
+        ValueError: fewer rows than that, or a class too rare to stratify.
+    """
+    if not 0 < rows < len(split):
+        raise ValueError(
+            f"`meta_rows`/`selection_rows`: expected 1 to {len(split) - 1} rows to hold out, found {rows}."
+        )
+    try:
+        parts = split.train_test_split(test_size=rows, seed=seed, stratify_by_column=column)
+    except ValueError as error:
+        raise ValueError(
+            f"`meta_rows`/`selection_rows`: cannot draw {rows} of {len(split)} rows stratified by {column!r}: {error}"
+        ) from error
+    return parts["test"], parts["train"]

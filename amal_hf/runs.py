@@ -1,0 +1,284 @@
+"""A run: from splits and settings to a trained model and a folder that explains it (floor 5)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
+
+from amal_hf import _checks
+from amal_hf._files import write_json, write_tensors
+from amal_hf._types import ROW_ID
+from amal_hf.config import AMALConfig
+from amal_hf.loading import hold_out, name_classes
+from amal_hf.losses import Agreement, CrossEntropy, Distillation, Entropy, LabelingFunctions, Loss, MajorityVote
+from amal_hf.metrics import classification_metrics
+from amal_hf.trainer import AMALTrainer
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "distillation": Distillation,
+    "labeling_functions": LabelingFunctions,
+    "majority_vote": MajorityVote,
+    "entropy": Entropy,
+    "agreement": Agreement,
+}
+
+
+@dataclass
+class DataConfig:
+    """Where rows come from and which columns say something about them.
+
+    Args:
+        data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
+        model: a name on the Hub or a folder; any `AutoModelForSequenceClassification`.
+        num_hidden_layers: keep only the first layers of the model (0: all).
+        label_column: class of a row (index or name); clean in the meta, selection and test rows.
+        train_on_labels: whether the label of *training* rows is a source.
+        votes_column: labeling functions' votes, -1 abstains ("": none).
+        teacher_columns: logits of teachers, one source each.
+        temperature: T of the teachers' loss.
+        sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
+        classes: class names in the order of their indices (default: found in the data).
+        meta_split, selection_split, test_split: splits to take ("": hold out of train).
+        meta_rows, selection_rows: how many rows (0: all of a split; 20 per class when held out).
+    """
+
+    data: str = field(default="", metadata={"help": "Hub name, folder or file"})
+    model: str = field(default="", metadata={"help": "Hub name or folder of the student"})
+    num_hidden_layers: int = field(default=0, metadata={"help": "Keep only the first layers (0: all)"})
+    label_column: str = field(default="label", metadata={"help": "Column of the class"})
+    train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
+    votes_column: str = field(default="", metadata={"help": "Column of labeling functions' votes"})
+    teacher_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of teachers' logits"})
+    temperature: float = field(default=2.0, metadata={"help": "Temperature of the teachers' loss"})
+    classes: list[str] = field(default_factory=list, metadata={"help": "Class names in order of index"})
+    meta_split: str = field(default="", metadata={"help": "Split whose rows steer the weights"})
+    selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
+    test_split: str = field(default="test", metadata={"help": "Split that is only measured"})
+    meta_rows: int = field(default=0, metadata={"help": "Clean rows that steer (0: all, or 20 per class)"})
+    selection_rows: int = field(default=0, metadata={"help": "Clean rows that select (0: all, or 20 per class)"})
+
+
+def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Loss]:
+    """The losses `data` describes, and those of a `sources` mapping.
+
+    Raises:
+        ValueError: no source at all, an unknown loss, or arguments it does not take.
+    """
+    losses: dict[str, Loss] = {}
+    if data.train_on_labels:
+        losses["label"] = CrossEntropy("labels")
+    for column in data.teacher_columns:
+        name = "teacher" if len(data.teacher_columns) == 1 else column
+        losses[name] = Distillation(column, temperature=data.temperature)
+    if data.votes_column:
+        losses["rules"] = LabelingFunctions(data.votes_column)
+    for name, given in (sources or {}).items():
+        options = dict(given)
+        kind = options.pop("loss", None)
+        _checks.one_of(f"sources.{name}.loss", kind, LOSSES)
+        try:
+            losses[name] = LOSSES[kind](**options)  # type: ignore[index]
+        except TypeError as error:
+            raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error  # type: ignore[index]
+    if not losses:
+        raise ValueError(
+            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher_columns "
+            "or `sources`."
+        )
+    return losses
+
+
+def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
+    """`train`, `meta`, `selection` and maybe `test`: given splits, or held out by seed and class.
+
+    Raises:
+        ValueError: a split or column that is not there.
+    """
+    _checks.columns(
+        "data", splits["train"].column_names, {"label": [data.label_column] if data.train_on_labels else []}
+    )
+    splits = name_classes(splits, data.label_column, data.classes or None)
+    if data.label_column != "label":
+        splits = splits.rename_column(data.label_column, "label")
+    parts = {"train": splits["train"]}
+    if data.test_split in splits:
+        parts["test"] = splits[data.test_split]
+    for name, given, rows in (
+        ("meta", data.meta_split, data.meta_rows),
+        ("selection", data.selection_split, data.selection_rows),
+    ):
+        if given:
+            _checks.one_of(f"{name}_split", given, list(splits))
+        origin = given or "train"
+        pool = parts.get(f"rest of {origin}", splits[origin]) if origin != "train" else parts["train"]
+        feature = pool.features["label"]
+        rows = rows or (20 * feature.num_classes if origin == "train" else 0)
+        shared = given and name == "meta" and given == data.selection_split
+        if shared and not rows:
+            rows = len(pool) // 2
+        parts[name], rest = hold_out(pool, rows, seed) if 0 < rows < len(pool) else (pool, pool.select([]))
+        parts["train" if origin == "train" else f"rest of {origin}"] = rest
+    return {name: part for name, part in parts.items() if not name.startswith("rest of")}
+
+
+def load_student(name: str, classes: Sequence[str], num_hidden_layers: int = 0) -> PreTrainedModel:
+    """The student with a fresh head for `classes`, in float32; cut to its first layers where asked."""
+    cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
+    ids = dict(enumerate(classes))
+    return AutoModelForSequenceClassification.from_pretrained(
+        name,
+        num_labels=len(classes),
+        id2label=ids,
+        label2id={v: k for k, v in ids.items()},
+        dtype=torch.float32,
+        **cut,
+    )
+
+
+def train_run(
+    parts: Mapping[str, Dataset],
+    data: DataConfig,
+    args: AMALConfig,
+    losses: Mapping[str, Loss],
+    prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
+) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
+    """Train on `parts` and write the run folder `args.output_dir` (but for the report).
+
+    Args:
+        prepare: called with the trainer before training, e.g. to add callbacks.
+
+    Returns:
+        the trainer, and the metrics by split.
+    """
+    classes = parts["meta"].features["label"].names
+    votes = [c for loss in losses.values() if isinstance(loss, (LabelingFunctions, MajorityVote)) for c in loss.columns]
+    for column in votes:
+        flat = np.asarray(parts["train"][column][:])
+        _checks.votes(column, int(flat.min()), int(flat.max()), len(classes))
+    set_seed(args.seed)
+    trainer = AMALTrainer(
+        model=load_student(data.model, classes, data.num_hidden_layers),
+        args=args,
+        losses=losses,
+        train_dataset=parts["train"],
+        meta_dataset=parts["meta"],
+        eval_dataset=parts["selection"],
+        processing_class=AutoTokenizer.from_pretrained(data.model),
+        compute_metrics=classification_metrics,
+    )
+    prepare(trainer)
+    started = time.perf_counter()
+    trainer.train()
+    return trainer, write_run(trainer, parts, time.perf_counter() - started)
+
+
+def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, dict[str, float]]:
+    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`.
+
+    Returns:
+        the metrics of the selection rows and, where there are any, of the test rows.
+    """
+    run_dir = Path(trainer.args.output_dir)
+    trainer.save_model()
+    metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
+    if not trainer.is_world_process_zero():
+        return metrics
+    write_json(run_dir / "metrics.json", metrics)
+    write_tensors(run_dir / "weights.safetensors", {"row_id": trainer.row_ids, "weights": trainer.history.last})
+    trainer.weights.save_to_disk(run_dir / "weights")
+    write_json(run_dir / "history.json", trainer.history.curves())
+    _explained_rows(trainer, parts["train"]).save_to_disk(run_dir / "rows")
+    write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
+    trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
+    return metrics
+
+
+def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
+    keep = ("accuracy", "macro_f1", "ece", "loss")
+    return {k.removeprefix("test_"): v for k, v in metrics.items() if k.removeprefix("test_") in keep}
+
+
+def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
+    sources, args = trainer.stack.names, trainer.args
+    primary = next((n for n, loss in trainer.stack.losses.items() if isinstance(loss, CrossEntropy)), None)
+    asserts: dict[str, str | None] = {}
+    for name, loss in trainer.stack.losses.items():
+        block = sources[trainer.stack.slices[name]]
+        for position, source in enumerate(block):
+            if isinstance(loss, LabelingFunctions):
+                asserts[source] = f"votes/{position}"
+            elif isinstance(loss, MajorityVote):
+                asserts[source] = "majority"
+            else:
+                asserts[source] = {"CrossEntropy": "label", "Distillation": "teacher"}.get(type(loss).__name__)
+    packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
+    return {
+        "name": Path(args.output_dir).name,
+        "classes": parts["meta"].features["label"].names,
+        "sources": list(sources),
+        "primary": primary,
+        "recipe": args.recipe,
+        "config": json.loads(args.describe()),
+        "data": {name: len(part) for name, part in parts.items()},
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "seed": args.seed,
+        "seconds": seconds,
+        "meta_share": trainer.meta_clock.share(),
+        "asserts": asserts,
+    }
+
+
+def _explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+    """Every training row with what was said about it, by whom, and how far each was trusted."""
+    predicted = trainer.predict(trainer.train_dataset)
+    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
+    probs = torch.as_tensor(logits).softmax(-1)
+    masks, targets = [], []
+    tokens = {"input_ids", "attention_mask", "token_type_ids"}
+    said = trainer.train_dataset.remove_columns([c for c in tokens if c in trainer.train_dataset.column_names])
+    keep = [c for c in said.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
+    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):  # type: ignore[arg-type]
+        masks.append(trainer.stack.mask(batch))
+        targets.append(trainer.stack.targets(batch, probs.shape[-1]))
+    mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
+    weights = trainer.history.last
+    text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
+    columns: dict[str, Any] = {
+        ROW_ID: trainer.row_ids.tolist(),
+        "text": text,
+        "label": [-1] * len(rows),
+        "majority": _argmax(target.sum(1)),
+        "votes": [[] for _ in text],
+        "teacher": [-1] * len(rows),
+        "student": probs.argmax(-1).tolist(),
+        "student_confidence": probs.amax(-1).tolist(),
+        "weights": torch.nan_to_num(weights).tolist(),
+        "mask": mask.tolist(),
+    }
+    for name, loss in trainer.stack.losses.items():
+        block = target[:, trainer.stack.slices[name]]
+        if isinstance(loss, CrossEntropy) and loss.column == "labels":
+            columns["label"] = _argmax(block[:, 0])
+        elif isinstance(loss, Distillation):
+            columns["teacher"] = _argmax(block[:, 0])
+        elif isinstance(loss, LabelingFunctions):
+            columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
+    if "true_label" in rows.column_names:
+        columns["true_label"] = rows["true_label"][:]
+    return Dataset.from_dict(columns)
+
+
+def _argmax(mass: torch.Tensor) -> list[int]:
+    return torch.where(mass.sum(-1) > 0, mass.argmax(-1), -1).tolist()
