@@ -69,7 +69,7 @@ def _refresh_group(trainer: AMALTrainer, steering: HeadSteering, batches: list[d
     logits = steering.head.logits(steering.head.params(), hidden).detach()
     mask = trainer.stack.mask(group)
     rows = Rows(
-        index=trainer._positions(group[ROW_ID]),
+        index=trainer.positions(group),
         losses=trainer.stack(Outputs(logits=logits), group).detach(),
         mask=mask,
         targets=trainer.stack.targets(group, logits.shape[-1]),

@@ -55,7 +55,7 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
         if not isinstance(given, dict):
             raise ValueError(f"`CONFIG.yaml`: expected `field: value` lines, found a {type(given).__name__}.")
     sources = given.pop("sources", None) or {}
-    parser = HfArgumentParser([DataConfig, AMALConfig], prog="amal-hf train")  # type: ignore[arg-type]
+    parser = HfArgumentParser([DataConfig, AMALConfig], prog="amal-hf train")
     fields = {action.dest for action in parser._actions}
     unknown = sorted(set(given) - fields)
     if unknown:
@@ -99,7 +99,7 @@ def _report(argv: Sequence[str]) -> int:
 def _demo(argv: Sequence[str]) -> int:
     from amal_hf.demo import DemoConfig, run_demo
 
-    (config,) = HfArgumentParser(DemoConfig, prog="amal-hf demo").parse_args_into_dataclasses(list(argv))  # type: ignore[arg-type]
+    (config,) = HfArgumentParser(DemoConfig, prog="amal-hf demo").parse_args_into_dataclasses(list(argv))
     run_demo(config)
     return 0
 

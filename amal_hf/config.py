@@ -106,26 +106,26 @@ class AMALConfig(TrainingArguments):
 
     # --- What is mixed how ---
     recipe: str = field(default="trust", metadata={"help": f"One of {', '.join(RECIPES)}"})
-    mixing: str | None = _knob("trust | instance | shared | fixed")
-    constraint: str | None = _knob("box | simplex")
-    clamp: list[float] | None = _knob("low and high of the box")
-    mixing_start: list[float] | None = _knob("start of λ: one number, or one per source")
-    mixing_lr: float | None = _knob("κ, step of λ")
-    mixing_scale: str | None = _knob("unit | raw")
-    center: bool | None = _knob("centre the meta-gradient per source over the batch")
-    normalize: str | None = _knob("none | row | mean")
+    mixing: str = _knob("trust | instance | shared | fixed")
+    constraint: str = _knob("box | simplex")
+    clamp: list[float] = _knob("low and high of the box")
+    mixing_start: list[float] = _knob("start of λ: one number, or one per source")
+    mixing_lr: float = _knob("κ, step of λ")
+    mixing_scale: str = _knob("unit | raw")
+    center: bool = _knob("centre the meta-gradient per source over the batch")
+    normalize: str = _knob("none | row | mean")
     # --- When ---
-    refresh: str | None = _knob("step | epoch")
-    refresh_every: int | None = _knob("epochs between passes (refresh=epoch)")
-    refresh_repeats: int | None = _knob("steps on λ per group of a pass (refresh=epoch)")
-    meta_every: int | None = _knob("optimizer steps between lookaheads")
-    meta_start: int | None = _knob("optimizer steps before the first lookahead")
+    refresh: str = _knob("step | epoch")
+    refresh_every: int = _knob("epochs between passes (refresh=epoch)")
+    refresh_repeats: int = _knob("steps on λ per group of a pass (refresh=epoch)")
+    meta_every: int = _knob("optimizer steps between lookaheads")
+    meta_start: int = _knob("optimizer steps before the first lookahead")
     # --- The lookahead ---
-    meta_batch_size: int | None = _knob("clean rows per lookahead")
-    lookahead: str | None = _knob("none | sgd | optimizer | optimizer-exact")
-    lookahead_params: str | None = _knob("head | all")
-    estimator: str | None = _knob("auto | head | forward | difference | double")
-    probe_weight: float | None = _knob("share of the retrained-head direction, 0..1")
+    meta_batch_size: int = _knob("clean rows per lookahead")
+    lookahead: str = _knob("none | sgd | optimizer | optimizer-exact")
+    lookahead_params: str = _knob("head | all")
+    estimator: str = _knob("auto | head | forward | difference | double")
+    probe_weight: float = _knob("share of the retrained-head direction, 0..1")
     # --- Data ---
     text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "Columns to tokenize"})
     max_length: int = field(default=128, metadata={"help": "Tokens kept per row"})
@@ -163,9 +163,9 @@ class AMALConfig(TrainingArguments):
             _checks.one_of(name, getattr(self, name), values)
         for name in ("mixing_lr", "refresh_every", "refresh_repeats", "meta_every", "meta_batch_size", "max_length"):
             _checks.positive(name, getattr(self, name))
-        _checks.positive("meta_start", self.meta_start, zero=True)  # type: ignore[arg-type]
-        _checks.between("probe_weight", self.probe_weight, 0.0, 1.0)  # type: ignore[arg-type]
-        if len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:  # type: ignore[arg-type, index]
+        _checks.positive("meta_start", self.meta_start, zero=True)
+        _checks.between("probe_weight", self.probe_weight, 0.0, 1.0)
+        if len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
             raise ValueError(f"`clamp`: expected two numbers [low, high] with low < high, found {self.clamp}.")
         if self.lookahead_params == "all":
             for name, head_only in {"probe_weight": self.probe_weight, "estimator": self.estimator == "head",

@@ -37,16 +37,21 @@ def with_row_ids(dataset: Dataset) -> Dataset:
 
 
 class RowIndex:
-    """Row ids -> positions in the training set, `[N] -> [N]`."""
+    """Where a batch's rows stand in the training set, by `row_id`: batch -> positions `[N]`.
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = torch.as_tensor(np.asarray(ids)).long()
+    Args:
+        ids: `row_id` of every training row; None for a stream, whose rows have no place of their own.
+    """
+
+    def __init__(self, ids: Sequence[int] | None) -> None:
+        self.ids = torch.arange(0) if ids is None else torch.as_tensor(np.asarray(ids)).long()
         self._sorted, self._order = self.ids.sort()
-        self._identity = bool((self.ids == torch.arange(len(self.ids))).all())
+        self._stream = ids is None
 
-    def __call__(self, row_ids: Tensor) -> Tensor:
-        row_ids = row_ids.cpu()
-        return row_ids if self._identity else self._order[torch.searchsorted(self._sorted, row_ids)]
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self._stream:
+            return torch.arange(len(next(iter(batch.values()))))
+        return self._order[torch.searchsorted(self._sorted, batch[ROW_ID].cpu())]
 
 
 def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max_length: int) -> Dataset:

@@ -99,6 +99,18 @@ class WeightHistory:
             curves[key] = {n: [s["sources"].get(n, nothing)[column] for s in self.summaries] for n in names}
         return curves
 
+    def last_weights(self) -> Tensor:
+        """Every row's last weights, `[rows, K]`; NaN where masked or not visited.
+
+        Raises:
+            ValueError: the training set is a stream, whose rows are not counted.
+        """
+        if self.last is None:
+            raise ValueError(
+                "`train_dataset`: expected a data set that can be indexed, found a stream: no weights kept."
+            )
+        return self.last
+
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
         self.summaries, self._pending = summaries, []

@@ -112,8 +112,8 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None
     if classes is None:
         count = max(values) + 1 if all(isinstance(v, int) for v in values) else None
         classes = [str(i) for i in range(count)] if count is not None else [str(v) for v in values]
-    to_index = {str(name): i for i, name in enumerate(classes)}
-    to_index |= {i: i for i in range(len(classes))}  # type: ignore[dict-item]
+    to_index: dict[str | int, int] = {str(name): i for i, name in enumerate(classes)}
+    to_index |= {i: i for i in range(len(classes))}
     unknown = [v for v in values if v not in to_index]
     if unknown:
         raise ValueError(

@@ -89,9 +89,9 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
         kind = options.pop("loss", None)
         _checks.one_of(f"sources.{name}.loss", kind, LOSSES)
         try:
-            losses[name] = LOSSES[kind](**options)  # type: ignore[index]
+            losses[name] = LOSSES[kind](**options)
         except TypeError as error:
-            raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error  # type: ignore[index]
+            raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error
     if not losses:
         raise ValueError(
             "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher_columns "
@@ -196,7 +196,9 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     if not trainer.is_world_process_zero():
         return metrics
     write_json(run_dir / "metrics.json", metrics)
-    write_tensors(run_dir / "weights.safetensors", {"row_id": trainer.row_ids, "weights": trainer.history.last})
+    write_tensors(
+        run_dir / "weights.safetensors", {"row_id": trainer.positions.ids, "weights": trainer.history.last_weights()}
+    )
     trainer.weights.save_to_disk(run_dir / "weights")
     write_json(run_dir / "history.json", trainer.history.curves())
     _explained_rows(trainer, parts["train"]).save_to_disk(run_dir / "rows")
@@ -249,14 +251,14 @@ def _explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     tokens = {"input_ids", "attention_mask", "token_type_ids"}
     said = trainer.train_dataset.remove_columns([c for c in tokens if c in trainer.train_dataset.column_names])
     keep = [c for c in said.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
-    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):  # type: ignore[arg-type]
+    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):
         masks.append(trainer.stack.mask(batch))
         targets.append(trainer.stack.targets(batch, probs.shape[-1]))
     mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
-    weights = trainer.history.last
+    weights = trainer.history.last_weights()
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
     columns: dict[str, Any] = {
-        ROW_ID: trainer.row_ids.tolist(),
+        ROW_ID: trainer.positions.ids.tolist(),
         "text": text,
         "label": [-1] * len(rows),
         "majority": _argmax(target.sum(1)),

@@ -41,6 +41,7 @@ from amal_hf.metagrad import (
     PureModel,
     Still,
     find_head,
+    in_float32,
     trainable,
 )
 from amal_hf.metagrad.memory import CleanMemory
@@ -50,6 +51,8 @@ logger = logging.get_logger(__name__)
 
 Encode = Callable[[Sequence[int]], Mapping[str, Tensor]]
 """Positions of clean rows -> the model's inputs, on its device."""
+
+FORWARD_MODE_ATTENTION = ("eager", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class HeadSteering(Steering):
     ) -> None:
         self.model, self.head, self.encode, self.sampler, self.args = model, head, encode, sampler, args
         self._tap = HeadTap(head)
-        self.memory = CleanMemory(labels, model.config.num_labels, head.module.in_features)
+        self.memory = CleanMemory(labels, head.module.out_features, head.module.in_features)
         self.lookaheads = torch.zeros((), dtype=torch.long)
         self._direction: Tensors | None = None
 
@@ -228,7 +231,14 @@ class NetworkSteering(Steering):
             known_gradient=self._shared_gradient(step),
         )
         direction = problem.direction()
-        return self.estimator.directional(problem, direction), _length(direction)
+        with self._precision():
+            return self.estimator.directional(problem, direction), _length(direction)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """Differences run in float32, unless the attention kernel knows only half precision."""
+        kernel = getattr(self.model.config, "_attn_implementation", "eager")
+        in_full = isinstance(self.estimator, FiniteDifference) and kernel in FORWARD_MODE_ATTENTION
+        return in_float32(self.model) if in_full else nullcontext()
 
     def _shared_gradient(self, step: Step) -> Tensors | None:
         """∇L from the graph the real update will use: no second training forward."""
@@ -294,7 +304,7 @@ def make_steering(
         ValueError: the head's derivative is asked for and no trainable linear layer makes the logits.
     """
     seed = args.seed if args.data_seed is None else args.data_seed
-    sampler = MetaSampler(len(labels), args.meta_batch_size, seed)  # type: ignore[arg-type]
+    sampler = MetaSampler(len(labels), args.meta_batch_size, seed)
     if args.lookahead_params == "head":
         head = find_head(model, {name: value[:2] for name, value in inputs.items()})
         if head is None:
@@ -305,7 +315,7 @@ def make_steering(
         logger.info(f"meta-gradient: closed form on the head ({head.weight}), as lookahead_params='head' asks")
         return HeadSteering(model, head, labels, encode, sampler, args)
     estimator, why = choose_estimator(
-        args.estimator,  # type: ignore[arg-type]
+        args.estimator,
         getattr(model.config, "_attn_implementation", "eager"),
         bool(args.gradient_checkpointing or getattr(model, "is_activation_checkpointing", False)),
         precision,
@@ -338,7 +348,7 @@ def choose_estimator(name: str, attention: str, checkpointing: bool, precision: 
         return named[name], "asked for by `estimator`"
     if checkpointing:
         return FiniteDifference(), "gradient checkpointing has no forward-mode rule"
-    if attention not in ("eager", "sdpa"):
+    if attention not in FORWARD_MODE_ATTENTION:
         return FiniteDifference(), f"attention {attention!r} has no forward-mode rule"
     if precision != "no":
         return FiniteDifference(), f"under {precision} autocast the differences run in float32"
@@ -349,7 +359,7 @@ def make_mixing(args: AMALConfig, sources: Sequence[str], num_classes: int, num_
     """The mixing that `args` describe. `mixing_start`: one number, [primary, others], or one per source."""
     given, k = torch.tensor(args.mixing_start, dtype=torch.float32), len(sources)
     start = given if len(given) == k else torch.cat([given[:1], given[-1:].expand(k - 1)])
-    clamp = (args.clamp[0], args.clamp[1])  # type: ignore[index]
+    clamp = (args.clamp[0], args.clamp[1])
     if args.mixing == "fixed":
         return Fixed(start)
     if args.mixing == "trust":
@@ -358,8 +368,8 @@ def make_mixing(args: AMALConfig, sources: Sequence[str], num_classes: int, num_
         start = start / start.sum()
     constraint: Any = args.constraint
     if args.mixing == "shared":
-        return Shared(start, constraint, args.mixing_lr, clamp)  # type: ignore[arg-type]
-    return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp)  # type: ignore[arg-type]
+        return Shared(start, constraint, args.mixing_lr, clamp)
+    return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp)
 
 
 def make_lookahead(name: str, optimizer: torch.optim.Optimizer | None, params: Tensors, lr: float) -> Lookahead:

@@ -80,6 +80,7 @@ class AMALTrainer(Trainer):
     # our loss is a per-batch mean: Trainer then divides it by the accumulation steps, exactly once.
     # transformers <= 5.23 leaves BERT-style models over-scaled (transformers#47688).
     loss_is_scaled_for_ga = False
+    data_collator: Any
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class AMALTrainer(Trainer):
 
     def _check_sources(self, args: AMALConfig, example: Mapping[str, Any], meta: Any, mixing: Mixing | None) -> None:
         _checks.columns("train_dataset", example, {name: loss.columns for name, loss in self.stack.losses.items()})
-        _checks.start_values(args.mixing_start, self.stack.names)  # type: ignore[arg-type]
+        _checks.start_values(args.mixing_start, self.stack.names)
         learns = args.mixing != "fixed" if mixing is None else mixing.learns
         if learns and (meta is None or len(meta) == 0):
             raise ValueError(
@@ -133,7 +134,7 @@ class AMALTrainer(Trainer):
         """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
         counted = isinstance(self.train_dataset, Dataset)
         num_rows = len(self.train_dataset) if counted else None
-        self._positions = RowIndex(self.train_dataset[ROW_ID][:]) if counted else None
+        self.positions = RowIndex(self.train_dataset[ROW_ID][:] if counted else None)
         self.mixing = self._given_mixing or make_mixing(
             self.args, self.stack.names, self.model.config.num_labels, num_rows
         )
@@ -201,7 +202,7 @@ class AMALTrainer(Trainer):
         """λ of this batch, `[N, K]`, after the clean rows had their say."""
         num_rows, num_classes = outputs.logits.shape
         rows = Rows(
-            index=self._positions(inputs[ROW_ID]) if self._positions else torch.arange(num_rows),
+            index=self.positions(inputs),
             losses=losses.detach(),
             mask=mask,
             targets=self.stack.targets(inputs, num_classes),
@@ -281,12 +282,6 @@ class AMALTrainer(Trainer):
         self._weight_sums = torch.zeros(2)
 
     @property
-    def row_ids(self) -> Tensor:
-        """Ids of the training rows in the order of the data set, `[rows]`."""
-        assert self._positions is not None
-        return self._positions.ids
-
-    @property
     def weights(self) -> Dataset:
         """The last λ of every training row: `row_id` and one column per source (null: the source says
         nothing about the row, or it was not visited). Joinable with the training set by `row_id`.
@@ -294,11 +289,9 @@ class AMALTrainer(Trainer):
         Raises:
             ValueError: `log_weights=False`, or the training set is a stream.
         """
-        if self._positions is None or not self.args.log_weights:
-            raise ValueError(
-                "`weights`: expected a data set that can be indexed and log_weights=True, found neither kept."
-            )
-        return weights_dataset(self._positions.ids, self.history.last, self.stack.names)
+        if not self.args.log_weights:
+            raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
+        return weights_dataset(self.positions.ids, self.history.last_weights(), self.stack.names)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""

@@ -127,7 +127,7 @@ def config(name: str, dropout: float = 0.0) -> transformers.PretrainedConfig:
 
 
 def build(name: str, attn: str | None = None, dropout: float = 0.0) -> nn.Module:
-    """A model by name, random weights, float64, in train mode. `attn`: attention implementation, None for its default."""
+    """A model by name: random weights, float64, train mode. `attn`: its attention; None, the default one."""
     if name in ("mlp", "mlp-norm"):
         return MLP(dropout, norm=name == "mlp-norm").double()
     if name == "mlp-tied":

@@ -65,7 +65,7 @@ class FunctionLoss(Loss):
     """
 
     function: RowFunction
-    columns: tuple[str, ...] = ()  # type: ignore[assignment]  # a field stands in for the property
+    columns: tuple[str, ...] = ()  # a field stands in for the property
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         rows = self.function(outputs, batch)

@@ -72,12 +72,13 @@ class CrossEntropy(Loss):
                 ignore_index=self.ignore_index,
                 label_smoothing=self.label_smoothing,
             )
-        target = torch.where(self.mask(batch)[:, None], target, 0.0).to(logits.dtype)
-        return F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=self.label_smoothing)
+        mask = self.mask(batch)
+        target = torch.where(mask[:, None], target, 0.0).to(logits.dtype)
+        rows = F.cross_entropy(logits, target, weight, reduction="none", label_smoothing=self.label_smoothing)
+        return torch.where(mask, rows, 0.0)  # smoothing gives a row of zeros a target
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
-        target = batch[self.column]
+        target, said = batch[self.column], self.mask(batch)
         if target.is_floating_point():
-            return torch.nan_to_num(target)
-        said = self.mask(batch)
+            return torch.where(said[:, None], target, 0.0)
         return F.one_hot(torch.where(said, target, 0), num_classes) * said[:, None].float()

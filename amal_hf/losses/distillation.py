@@ -36,7 +36,7 @@ class Distillation(Loss):
     Example:
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}
         >>> Distillation(temperature=4.0)(Outputs(logits=torch.zeros(1, 2)), batch)  # shape: [1]
-        tensor([0.4799])
+        tensor([0.4848])
 
     References:
         Hinton, Vinyals, Dean (2015), equation 2 and section 2.1 (MSE as the high-temperature limit).
@@ -72,7 +72,8 @@ class Distillation(Loss):
             rows = (student - teacher).square().mean(-1)
         else:
             log_p, log_q = F.log_softmax(teacher / t, -1), F.log_softmax(student / t, -1)
-            rows = t * t * (log_p.exp() * (log_p - log_q)).sum(-1)
+            p = log_p.exp()  # 0 where the teacher rules a class out: 0 · log 0 = 0
+            rows = t * t * (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(-1)
         return torch.where(self.mask(batch), rows, 0.0)
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:

@@ -100,7 +100,7 @@ class MajorityVote(Loss):
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         log_p = F.log_softmax(outputs.logits, -1)
-        return -(self.target(batch, log_p.shape[-1]).to(log_p.dtype) * log_p).sum(-1)
+        return (self.target(batch, log_p.shape[-1]).to(log_p.dtype) * -log_p).sum(-1)
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
         votes = batch[self.column]

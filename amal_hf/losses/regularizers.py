@@ -87,4 +87,4 @@ class Agreement(Loss):
         return torch.where(self.mask(batch), (log_p.exp() * (log_p - log_q)).sum(-1), 0.0)
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
-        return torch.nan_to_num(batch[self.column])
+        return torch.where(self.mask(batch)[:, None], batch[self.column], 0.0)

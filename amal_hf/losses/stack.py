@@ -24,6 +24,7 @@ class LossStack:
         ValueError: no losses given.
 
     Example:
+        >>> from amal_hf import CrossEntropy, LabelingFunctions
         >>> stack = LossStack({"label": CrossEntropy(), "rules": LabelingFunctions()}, {"weak_labels": [0, 1]})
         >>> stack.names
         ('label', 'rules/0', 'rules/1')

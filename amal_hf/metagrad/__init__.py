@@ -14,7 +14,7 @@ from amal_hf.metagrad.estimators import (
     HeadClosedForm,
     MetaGradient,
 )
-from amal_hf.metagrad.functional import Noise, PureModel, in_mode, model_outputs, trainable
+from amal_hf.metagrad.functional import Noise, PureModel, in_float32, in_mode, model_outputs, trainable
 from amal_hf.metagrad.head import Head, HeadTap, find_head
 from amal_hf.metagrad.lookahead import SGD, Adam, Lookahead, Still
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
@@ -37,6 +37,7 @@ __all__ = [
     "PureModel",
     "Still",
     "find_head",
+    "in_float32",
     "in_mode",
     "model_outputs",
     "trainable",

@@ -54,6 +54,23 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = flag
 
 
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Without autocast inside, accelerate's around `forward` included; afterwards that one is back.
+
+    Differences of half-precision outputs are mostly rounding.
+    """
+    wrapped = vars(model).get("forward")
+    if wrapped is not None and hasattr(model, "_original_forward"):  # what accelerate's prepare keeps
+        vars(model)["forward"] = model._original_forward
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            yield
+    finally:
+        if wrapped is not None:
+            vars(model)["forward"] = wrapped
+
+
 def trainable(model: nn.Module) -> Tensors:
     """Parameters that the optimizer moves, by name; tied ones once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -70,7 +70,7 @@ class Mixing(ABC):
             if name not in state or state[name].shape != tensor.shape:
                 found = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(
-                    f"`resume_from_checkpoint`: expected weights {name!r} of shape {tuple(tensor.shape)}, found {found}. "
+                    f"`resume_from_checkpoint`: expected {name!r} of shape {tuple(tensor.shape)}, found {found}. "
                     "The checkpoint belongs to another data set, list of losses or mixing."
                 )
             with torch.no_grad():

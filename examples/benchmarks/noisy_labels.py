@@ -137,9 +137,8 @@ def main() -> None:
     print(f"\n{'method':18s}{'accuracy':>16s}{'macro-F1':>16s}{'AUROC of label weight':>24s}{'seconds':>9s}")
     for method, runs in found.items():
         cells = [_spread([r[k] for r in runs], d) for k, d in (("accuracy", 1), ("macro_f1", 1), ("auroc", 3))]
-        print(
-            f"{method:18s}{cells[0]:>16s}{cells[1]:>16s}{cells[2]:>24s}{statistics.mean(r['seconds'] for r in runs):9.0f}"
-        )
+        seconds = statistics.mean(r["seconds"] for r in runs)
+        print(f"{method:18s}{cells[0]:>16s}{cells[1]:>16s}{cells[2]:>24s}{seconds:9.0f}")
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from amal_hf._types import Outputs
 from amal_hf.losses import (
     ABSTAIN,
     Agreement,
@@ -20,7 +21,6 @@ from amal_hf.losses import (
     LossStack,
     MajorityVote,
 )
-from amal_hf._types import Outputs
 
 N, C = 5, 3
 NAN = float("nan")
@@ -98,7 +98,9 @@ def test_cross_entropy_reads_its_column_and_ignore_index():
     batch = {"crowd": torch.tensor([1, 7, 0, 1, 2]), **HARD}
     loss = CrossEntropy("crowd", ignore_index=7)
     mask = torch.tensor([True, False, True, True, True])
-    expected = [cross_entropy(one_hot(int(y)), z) if m else 0.0 for y, z, m in zip(batch["crowd"], Z, mask, strict=True)]
+    expected = [
+        cross_entropy(one_hot(int(y)), z) if m else 0.0 for y, z, m in zip(batch["crowd"], Z, mask, strict=True)
+    ]
     assert loss.columns == ("crowd",)
     check(loss, batch, rows(expected), mask)
 
@@ -173,7 +175,7 @@ def test_distillation_vanishes_at_the_teacher():
 
 
 def test_high_temperature_is_mse():
-    """Hinton et al. (2015), section 2.1: T² KL → (C/2)·mse of centred logits / C² ... up to O(1/T)."""
+    """Hinton et al. (2015), section 2.1: T² KL → Σ_c (z_c − t_c)² / 2C on centred logits, up to O(1/T)."""
     centre = lambda z: z - z.mean(-1, keepdim=True)  # noqa: E731
     teacher = Z.flip(0)
     hot = Distillation(temperature=1e4)(Outputs(logits=Z), {"teacher_logits": teacher})
@@ -187,7 +189,7 @@ def test_distillation_targets():
 
 
 def test_distillation_refuses():
-    with pytest.raises(ValueError, match="`temperature`: expected a positive number, found 0.0"):
+    with pytest.raises(ValueError, match=r"`temperature`: expected a positive number, found 0.0"):
         Distillation(temperature=0.0)
     with pytest.raises(ValueError, match="`kind`: expected 'kl' or 'mse', found 'l1'"):
         Distillation(kind="l1")  # type: ignore[arg-type]
@@ -299,7 +301,9 @@ def test_function_loss():
     ids=["mean", "column", "short", "number"],
 )
 def test_function_loss_refuses_what_is_not_one_number_a_row(function, found):
-    pattern = rf"`losses`: the function '<lambda>' must return one loss per row, shape \(5,\); found {found}. Return the"
+    pattern = (
+        rf"`losses`: the function '<lambda>' must return one loss per row, shape \(5,\); found {found}. Return the"
+    )
     with pytest.raises(ValueError, match=pattern):
         FunctionLoss(function)(Outputs(logits=Z), HARD)
 

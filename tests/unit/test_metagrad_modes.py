@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from helpers import (
     CLASSES,
     LENGTHS,
@@ -22,7 +26,17 @@ from helpers import (
 )
 from torch.nn import functional as F
 
-from amal_hf.metagrad import SGD, DoubleBackward, FiniteDifference, ForwardMode, MetaGradient, Noise, Still, trainable
+from amal_hf.metagrad import (
+    SGD,
+    DoubleBackward,
+    FiniteDifference,
+    ForwardMode,
+    MetaGradient,
+    Noise,
+    PureModel,
+    Still,
+    trainable,
+)
 from amal_hf.steering import MetaSampler, NetworkSteering, Step, choose_estimator
 
 NETWORKS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta-v2", "modernbert", "xlnet", "gpt2", "llama")
@@ -33,15 +47,16 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-class Recording(MetaGradient):
-    """An estimator that remembers what it was asked, so that another can be asked the same."""
+def recorded(inner: MetaGradient) -> tuple[MetaGradient, list]:
+    """The same estimator, of the same type, that remembers what it was asked: another can be asked the same."""
+    asked = []
 
-    def __init__(self, inner: MetaGradient) -> None:
-        self.inner = inner
+    class Recorded(type(inner)):
+        def directional(self, problem, direction):
+            asked.append((problem, direction))
+            return super().directional(problem, direction)
 
-    def directional(self, problem, direction):
-        self.asked = problem, direction
-        return self.inner.directional(problem, direction)
+    return Recorded(**vars(inner)), asked
 
 
 def auto(model) -> tuple[MetaGradient, str]:
@@ -49,7 +64,7 @@ def auto(model) -> tuple[MetaGradient, str]:
     return choose_estimator(
         "auto",
         getattr(model.config, "_attn_implementation", "eager"),
-        bool(getattr(model, "is_gradient_checkpointing", False)),
+        bool(getattr(model, "is_activation_checkpointing", False)),
         "no",
     )
 
@@ -103,7 +118,7 @@ def look(model, estimator, step=None, micro=False):
     def encode(rows):
         return {name: t[torch.as_tensor(rows)] for name, t in clean.items()}
 
-    estimator = Recording(estimator)
+    estimator, asked = recorded(estimator)
     steering = NetworkSteering(model, estimator, answers, encode, MetaSampler(len(answers), 2, seed=0))
     model.train()
     noise = Noise(torch.device("cpu"))
@@ -115,7 +130,7 @@ def look(model, estimator, step=None, micro=False):
         step or SGD(0.3), len(LENGTHS),
     )  # fmt: skip
     along, length = steering.look(given, due=True, new=True)
-    problem, v = estimator.asked
+    ((problem, v),) = asked
     params = trainable(model)
     by_hand = slow_directional(losses_of(given.outputs), params.values(), [v[k] for k in params])
     return SimpleNamespace(along=along, length=length, problem=problem, v=v, by_hand=by_hand, steering=steering)
@@ -145,7 +160,7 @@ def test_steering_with_differences(dropout):
 def test_direction_of_steering_is_the_problems_own(dropout):
     """The gradient shared with the real update gives the v that a second training forward would."""
     seen = look(build("bert", dropout=dropout), ForwardMode())
-    fresh = type(seen.problem)(**{**vars(seen.problem), "known_gradient": None})
+    fresh = replace(seen.problem, known_gradient=None)
     known, again = seen.problem.gradient(), fresh.gradient()
     for name in known:
         assert (known[name] - again[name]).abs().max() <= 1e-12, name
@@ -162,7 +177,7 @@ def test_soft_label_gradient_is_that_of_the_oracle():
     seen = look(build("bert"), ForwardMode())
     ones = torch.zeros_like(seen.problem.weights)
     ones[:, 3:] = 1.0  # λ of −log p_c is q_c: the derivative by λ is the derivative by q
-    problem = type(seen.problem)(**{**vars(seen.problem), "weights": ones, "lr": SGD(1e-3), "known_gradient": None})
+    problem = replace(seen.problem, weights=ones, lr=SGD(1e-3), known_gradient=None)
     assert relative_error(ForwardMode()(problem)[:, 3:], DoubleBackward()(problem)[:, 3:]) <= 1e-10
 
 
@@ -186,10 +201,11 @@ def test_every_lookahead_reads_other_clean_rows_once_a_pass():
 
 def test_gradient_checkpointing_takes_differences():
     model = build("bert", dropout=0.1)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     estimator, why = auto(model)
     assert isinstance(estimator, FiniteDifference) and why == "gradient checkpointing has no forward-mode rule"
-    assert relative_error(*(lambda s: (s.along, s.by_hand))(look(model, FiniteDifference(1e-4), Still()))) <= 1e-6
+    seen = look(model, FiniteDifference(radius=1e-4))
+    assert relative_error(seen.along, seen.by_hand) <= 1e-6
 
 
 def test_unknown_attention_takes_differences():
@@ -205,6 +221,33 @@ def test_half_precision_takes_differences(precision, attention):
     assert (
         isinstance(estimator, FiniteDifference) and why == f"under {precision} autocast the differences run in float32"
     )
+
+
+@pytest.fixture
+def own_accelerator():
+    """accelerate keeps its precision for the whole process: lend it another, and give the first one back."""
+    shared = [state._shared_state for state in (AcceleratorState, PartialState, GradientState)]
+    kept = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    yield accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+    for state, before in zip(shared, kept, strict=True):
+        state.clear()
+        state.update(before)
+
+
+def test_differences_of_a_half_precision_model_run_in_float32(own_accelerator):
+    """accelerate wraps `forward` in autocast; the difference of two bfloat16 outputs would be mostly rounding."""
+    bare, (estimator, _) = build("bert", dropout=0.1).float(), choose_estimator("auto", "sdpa", False, "bf16")
+    half, seen = own_accelerator.prepare(deepcopy(bare)), []
+    wrapped = half.forward
+    half.bert.pooler.dense.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    found = look(half, estimator, Still())
+    assert seen[0] == torch.bfloat16, "the training forward is not under autocast: nothing is tested"
+    assert seen[-2:] == [torch.float32] * 2 and half.forward == wrapped
+    pure = found.problem.outputs_of
+    alone = replace(found.problem, outputs_of=PureModel(bare, pure.inputs, training=True, noise=pure.noise))
+    assert torch.equal(found.along, estimator.directional(alone, found.v))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -239,7 +282,5 @@ def test_kernel_and_random_state_are_restored():
 def test_answers_of_the_clean_rows_steer():
     """Other clean labels, another D: V is really asked."""
     problem = network_problem(build("bert"))
-    other = type(problem)(
-        **{**vars(problem), "val_loss": lambda p: -problem.val_loss(p)},
-    )
+    other = replace(problem, val_loss=lambda params: -problem.val_loss(params))
     assert F.cosine_similarity(ForwardMode()(problem).flatten(), ForwardMode()(other).flatten(), dim=0) < 0

@@ -1,0 +1,38 @@
+# `make demo` and `make test` do everything on a fresh machine: own .venv, install, run.
+PYTHON ?= python3
+# the torch to install first, e.g. TORCH=torch==2.13.0 for a CPU build where there is one
+TORCH ?= torch
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/.installed
+
+.PHONY: demo test slow lint types wheel clean
+
+$(DONE): pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $(DONE)
+
+demo: $(DONE)
+	$(BIN)/amal-hf demo --output_dir runs/demo
+
+test: $(DONE)
+	$(BIN)/python -m pytest
+
+slow: $(DONE)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(DONE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(DONE)
+	$(BIN)/mypy
+
+wheel: $(DONE)
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

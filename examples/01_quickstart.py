@@ -1,0 +1,44 @@
+"""From a data set with bad labels to a model and a list of suspects, in ten lines of amal_hf.
+
+    python examples/01_quickstart.py               # about a minute on 2 cores; accuracy about 0.8 or more
+
+The embedded corpus has 2,400 support messages, 40 % of them with a wrong label, and a teacher that is blind to one
+product. 120 clean rows steer.
+"""
+
+from transformers import AutoTokenizer
+
+from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, classification_metrics
+from amal_hf.corpus import CLASSES, load_corpus
+from amal_hf.demo import offline_model
+from amal_hf.runs import load_student
+
+
+def main(epochs: float = 3.0) -> AMALTrainer:
+    corpus, name = load_corpus(), offline_model()
+    trainer = AMALTrainer(
+        model=load_student(name, CLASSES, num_hidden_layers=2),
+        args=AMALConfig("runs/quickstart", num_train_epochs=epochs, learning_rate=3e-4,
+                        per_device_train_batch_size=32, report_to="none", save_strategy="no"),
+        train_dataset=corpus["train"],
+        meta_dataset=corpus["meta"],
+        eval_dataset=corpus["selection"],
+        losses={
+            "label": CrossEntropy(),
+            "teacher": Distillation("teacher_logits", temperature=4.0),
+            "rules": LabelingFunctions("weak_labels"),
+        },
+        processing_class=AutoTokenizer.from_pretrained(name),
+        compute_metrics=classification_metrics,
+    )  # fmt: skip
+    trainer.train()
+    print(trainer.evaluate())
+    suspects = trainer.weights.sort("label").select(range(5))  # columns: row_id, label, teacher, rules/0, ...
+    for row in suspects:
+        said = corpus["train"][row["row_id"]]
+        print(f"{row['label']:.3f}  {CLASSES[said['label']]:12s}  {said['text']}")
+    return trainer
+
+
+if __name__ == "__main__":
+    main()
