@@ -30,7 +30,7 @@ class EpochRefresh(TrainerCallback):
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        epoch = round(state.epoch or 0)
+        epoch = state.epoch or 0.0  # not a whole number where a run resumes within an epoch
         if epoch > 0 and epoch % args.refresh_every == 0:
             refresh_table(self.trainer)
 

@@ -73,9 +73,8 @@ def _train(argv: Sequence[str]) -> int:
     from amal_hf.runs import divide, source_losses, train_run
 
     data, args, sources = read_config(argv)
-    for name in ("data", "model"):
-        if not getattr(data, name):
-            raise ValueError(f"`{name}`: expected a value in CONFIG.yaml or as --{name}, found none.")
+    if not data.data:
+        raise ValueError("`data`: expected a value in CONFIG.yaml or as --data, found none.")
     losses = source_losses(data, sources)
     parts = divide(load_splits(data.data), data, args.seed)
     trainer, metrics = train_run(parts, data, args, losses)

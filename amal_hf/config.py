@@ -15,7 +15,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     # source, and a row where nobody is right weighs little); refreshed inside every training step, so
     # it works in 3 epochs instead of 100; V on all clean rows at once, and blended with a head retrained
     # from zero, because the one-step lookahead favours whichever source has the larger residual.
-    "trust": {"mixing": "trust", "probe_weight": 0.7, "meta_every": 5, "normalize": "mean"},
+    "trust": {"mixing": "trust", "probe_weight": 0.7, "meta_every": 5, "meta_start": 0.25, "normalize": "mean"},
     # The authors' settings: free table in a box, last layer, plain SGD lookahead, α = 1500, a pass over
     # the training set every 10 epochs with 5 repetitions a group; label 0.1, teachers 0.9.
     "amal": {
@@ -53,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
     "refresh_every": 1,
     "refresh_repeats": 1,
     "meta_every": 1,
-    "meta_start": 0,
+    "meta_start": 0.0,
     "meta_batch_size": 64,
     "lookahead": "none",
     "lookahead_params": "head",
@@ -86,7 +86,7 @@ class AMALConfig(TrainingArguments):
         refresh: "step" (inside `training_step`) or "epoch" (a pass over the training set).
         refresh_every, refresh_repeats: epochs between passes; steps on λ per group of a pass.
         meta_every: optimizer steps between lookaheads; with the head, v is reused in between.
-        meta_start: optimizer steps before the first lookahead.
+        meta_start: optimizer steps before the first lookahead; below 1, their share of all steps.
         meta_batch_size: clean rows encoded per lookahead.
         lookahead: the virtual step: "none" (θ′ = θ), "sgd", "optimizer" (Adam with its
             preconditioner frozen) or "optimizer-exact".
@@ -119,7 +119,7 @@ class AMALConfig(TrainingArguments):
     refresh_every: int = _knob("epochs between passes (refresh=epoch)")
     refresh_repeats: int = _knob("steps on λ per group of a pass (refresh=epoch)")
     meta_every: int = _knob("optimizer steps between lookaheads")
-    meta_start: int = _knob("optimizer steps before the first lookahead")
+    meta_start: float = _knob("steps before the first lookahead; below 1: share of all steps")
     # --- The lookahead ---
     meta_batch_size: int = _knob("clean rows per lookahead")
     lookahead: str = _knob("none | sgd | optimizer | optimizer-exact")

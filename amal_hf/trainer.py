@@ -27,8 +27,9 @@ from amal_hf.data import (
     LABELS,
     RowIndex,
     SourceCollator,
+    first_row,
     guard_splits,
-    tokenized,
+    in_tokens,
     weights_dataset,
     with_row_ids,
 )
@@ -94,13 +95,13 @@ class AMALTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = args or AMALConfig("tmp_trainer")
-        example = _first_row(train_dataset)
+        example = first_row(train_dataset)
         self.stack = LossStack(losses, example)
         self._check_sources(args, example, meta_dataset, mixing)
         eval_dataset = kwargs.pop("eval_dataset", None)
         named = {"train": train_dataset, "meta": meta_dataset, "eval": eval_dataset}
         guard_splits({k: v for k, v in named.items() if isinstance(v, Dataset)}, args.text_columns, args.strict)
-        tokens = lambda split: _tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
+        tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
         super().__init__(model, args, train_dataset=tokens(train_dataset), eval_dataset=tokens(eval_dataset), **kwargs)
         if self.args.n_gpu > 1:
@@ -160,6 +161,9 @@ class AMALTrainer(Trainer):
         extra = {*self.stack.columns, ROW_ID, *LABEL_ALIASES}
         self._signature_columns += sorted(extra - set(self._signature_columns))
 
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._get_dataloader(in_tokens(dataset, self.processing_class, self.args), *args, **kwargs)
+
     # ---- the training step: forward, lookahead, backward ----
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -193,6 +197,11 @@ class AMALTrainer(Trainer):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
 
+    @property
+    def _meta_start(self) -> int:
+        start = self.args.meta_start
+        return int(start * self.state.max_steps if start < 1 else start)
+
     def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
         """What the model's forward reads: everything but the sources' columns."""
         ours = {*self.stack.columns, ROW_ID, LABELS, *LABEL_ALIASES} - (set(self.label_names) if labels else set())
@@ -208,7 +217,7 @@ class AMALTrainer(Trainer):
             targets=self.stack.targets(inputs, num_classes),
             advice=outputs.logits.new_zeros(num_rows, num_classes),
         )
-        if self._steering is not None and self.state.global_step >= self.args.meta_start:
+        if self._steering is not None and self.state.global_step >= self._meta_start:
             with self.meta_clock:
                 rows = self._look_ahead(outputs, rows, inputs)
         weights = self.mixing.weights(rows).detach()
@@ -228,7 +237,7 @@ class AMALTrainer(Trainer):
             lookahead=self.virtual_step(),
             num_rows=len(rows.losses) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
         )
-        due = (self.state.global_step - self.args.meta_start) % self.args.meta_every == 0
+        due = (self.state.global_step - self._meta_start) % self.args.meta_every == 0
         new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
         seen = self._steering.look(step, due=due, new=new)
         if seen is None:
@@ -306,8 +315,8 @@ class AMALTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
+        self._commit()
         if self.args.should_save:
-            self.mixing.commit()
             write_tensors(Path(output_dir) / STATE_FILE, self._amal_state())
             write_json(Path(output_dir) / HISTORY_FILE, self.history.summaries)
 
@@ -330,21 +339,9 @@ class AMALTrainer(Trainer):
         self.mixing.load_state(state)
         self.history.load(state, json.loads((path.parent / HISTORY_FILE).read_text()))
         self._mean_weight, self._restored = state["mean_weight"], state
+        self._committed_step = self.state.global_step  # a checkpoint is written after the commit
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)
         if self.is_world_process_zero():
             amend_model_card(Path(self.args.output_dir) / "README.md", self)
-
-
-def _first_row(dataset: Any) -> dict[str, Any]:
-    example = next(iter(dataset), None) if dataset is not None else None
-    if example is None:
-        raise ValueError("`train_dataset`: expected at least one row, found none.")
-    return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
-
-
-def _tokens(split: Any, tokenizer: Any, args: AMALConfig) -> Any:
-    if isinstance(split, dict):
-        return {name: _tokens(each, tokenizer, args) for name, each in split.items()}
-    return tokenized(split, tokenizer, args.text_columns, args.max_length) if isinstance(split, Dataset) else split

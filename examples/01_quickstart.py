@@ -10,12 +10,11 @@ from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, classification_metrics
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.demo import offline_model
-from amal_hf.runs import load_student
+from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 3.0) -> AMALTrainer:
-    corpus, name = load_corpus(), offline_model()
+    corpus, name = load_corpus(), default_model()
     trainer = AMALTrainer(
         model=load_student(name, CLASSES, num_hidden_layers=2),
         args=AMALConfig("runs/quickstart", num_train_epochs=epochs, learning_rate=3e-4,

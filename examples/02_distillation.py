@@ -11,12 +11,11 @@ from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, Distillation, classification_metrics
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.demo import offline_model
-from amal_hf.runs import load_student
+from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 2.0) -> dict[str, float]:
-    corpus, name = load_corpus(), offline_model()
+    corpus, name = load_corpus(), default_model()
     shuffled = np.random.default_rng(0).permutation(corpus["train"]["teacher_logits"][:])
     train = corpus["train"].add_column("bad_logits", shuffled.tolist())
     trainer = AMALTrainer(

@@ -10,12 +10,11 @@ from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, LabelingFunctions, classification_metrics
 from amal_hf.corpus import CLASSES, LABELING_FUNCTIONS, load_corpus
-from amal_hf.demo import offline_model
-from amal_hf.runs import load_student
+from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 3.0) -> list[tuple[str, float, float]]:
-    corpus, name = load_corpus(), offline_model()
+    corpus, name = load_corpus(), default_model()
     names = tuple(lf.name for lf in LABELING_FUNCTIONS)
     trainer = AMALTrainer(
         model=load_student(name, CLASSES, num_hidden_layers=2),

@@ -11,8 +11,7 @@ from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, FunctionLoss, classification_metrics
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.demo import offline_model
-from amal_hf.runs import load_student
+from amal_hf.runs import default_model, load_student
 
 
 def margin(outputs, batch) -> torch.Tensor:
@@ -21,7 +20,7 @@ def margin(outputs, batch) -> torch.Tensor:
 
 
 def main(epochs: float = 1.0) -> AMALTrainer:
-    corpus, name = load_corpus(), offline_model()
+    corpus, name = load_corpus(), default_model()
     trainer = AMALTrainer(
         model=load_student(name, CLASSES, num_hidden_layers=2),
         args=AMALConfig("runs/custom", recipe="amal-step", num_train_epochs=epochs, learning_rate=3e-4,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amal_hf._types import Tensors
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, _grad
@@ -148,4 +148,21 @@ class DoubleBackward(MetaGradient):
 
 def _along(problem: MetaProblem, outputs: Any, tangent: Any) -> Tensor:
     """The losses' derivative `[N, K]` at `outputs` along `tangent`: one pass for all K."""
-    return jvp(problem.losses_of, (outputs,), (tangent,))[1].detach()
+    try:
+        return jvp(problem.losses_of, (outputs,), (tangent,))[1].detach()
+    except NotImplementedError:  # a loss whose kernel has no forward-mode rule, e.g. multi_margin_loss
+        return _along_by_column(problem, outputs, tangent)
+
+
+def _along_by_column(problem: MetaProblem, outputs: Any, tangent: Any) -> Tensor:
+    """The same by one backward pass per source: exact, because a row's loss sees only its own outputs."""
+    leaves, tree = tree_flatten(outputs)
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    with torch.enable_grad():
+        losses = problem.losses_of(tree_unflatten(leaves, tree))
+        columns = []
+        for column in losses.unbind(1):
+            grads = torch.autograd.grad(column.sum(), leaves, retain_graph=True, materialize_grads=True)
+            pairs = zip(grads, tree_flatten(tangent)[0], strict=True)
+            columns.append(torch.stack([(g * t).flatten(1).sum(1) for g, t in pairs]).sum(0))
+    return torch.stack(columns, 1).detach()

@@ -40,12 +40,13 @@ class CleanMemory:
     def probe(self, ridge: float) -> Tensor:
         r"""The step a head *retrained from zero* on the clean rows would take first, in Newton's metric.
 
-        $$v = \big(\tfrac1M \tilde H^\top \tilde H + \rho\,\bar d\, I\big)^{-1}
-              \tfrac1M \tilde H^\top\big(\tfrac1C \mathbf 1 - Y\big)$$
+        $$v = \big(\tilde H^\top S \tilde H + \rho\,\bar d\, I\big)^{-1}
+              \tilde H^\top S \big(\tfrac1C \mathbf 1 - Y\big)$$
 
-        with $\tilde H$ the features and a column of ones, Y the one-hot classes and $\bar d$ the mean
-        diagonal. The one-step lookahead asks what helps *now*, and answers with the source of the
-        largest residual; this asks what a head would learn in the end.
+        with $\tilde H$ the features and a column of ones, Y the one-hot classes, S giving every class
+        the same share whatever its number of clean rows, and $\bar d$ the mean diagonal. The
+        one-step lookahead asks what helps *now*, and answers with the source of the largest
+        residual; this asks what a head would learn in the end.
 
         Args:
             ridge: ρ, relative to the mean diagonal.
@@ -59,10 +60,12 @@ class CleanMemory:
         """
         ones = torch.ones(len(self.labels), 1, device=self.features.device)
         design = torch.cat([self.features, ones], 1).double()
-        residual = 1 / self.num_classes - F.one_hot(self.labels, self.num_classes).double()
-        gram = design.T @ design / len(design)
+        truth = F.one_hot(self.labels, self.num_classes).double()
+        counts = truth.sum(0)
+        share = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # each class weighs the same
+        gram = design.T @ (share * design)
         gram.diagonal().add_(ridge * gram.diagonal().mean())
-        return torch.linalg.solve(gram, design.T @ residual / len(design)).float()
+        return torch.linalg.solve(gram, design.T @ (share * (1 / self.num_classes - truth))).float()
 
     def blend(self, head: Head, present: Tensors, probe_weight: float, ridge: float = 1.0) -> Tensors:
         """v = (1 − w) · present + w · probe, each scaled to move the clean rows' logits by one unit RMS.

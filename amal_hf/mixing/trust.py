@@ -8,6 +8,9 @@ from torch import Tensor
 from amal_hf._types import Tensors
 from amal_hf.mixing.base import Mixing, Rows
 
+PRIOR_RIGHT, PRIOR_ROWS = 0.6, 100.0
+"""Before anything is seen, a source is right on 60 % of each class, as if 100 rows of it had been seen."""
+
 
 class Trust(Mixing):
     r"""Weights from the soft-label meta-gradient and each source's record of being right.
@@ -57,8 +60,7 @@ class Trust(Mixing):
         forgetting: float = 0.995,
     ) -> None:
         self.start, self.temperature, self.forgetting = start, temperature, forgetting
-        # a source is right about half of the time until it shows otherwise
-        self.counts = (0.5 * torch.eye(num_classes) + 0.02).repeat(num_sources, 1, 1)  # [K, C true, C said]
+        self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C said]
         self._new = torch.zeros_like(self.counts)
 
     def weights(self, rows: Rows) -> Tensor:
@@ -69,17 +71,30 @@ class Trust(Mixing):
 
     def posterior(self, rows: Rows) -> Tensor:
         """π, `[N, C]`: what advice and sources together say about the class of each row."""
-        counts = self.counts.to(rows.targets)
-        log_p = (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-4).log()
+        log_p = self.confusion().to(rows.targets).log()
         evidence = torch.einsum("kcs,nks->nc", log_p, rows.targets)
         speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
         return (self.temperature * rows.advice + evidence * speaking**-0.5).softmax(-1)
+
+    def confusion(self) -> Tensor:
+        """P_k(s | c), `[K, C true, C said]`: what was counted, shrunk towards the source's overall rate.
+
+        The prior is never forgotten, so no class can be talked away before the student has learned to see it, and a
+        rare class borrows the source's record on the others.
+        """
+        num_classes = self.counts.shape[-1]
+        hits = self.counts.diagonal(dim1=1, dim2=2).sum(-1) + PRIOR_RIGHT * PRIOR_ROWS
+        right = (hits / (self.counts.sum((1, 2)) + PRIOR_ROWS))[:, None, None]  # [K, 1, 1]
+        same = torch.eye(num_classes)
+        prior = same * right + (1 - same) * (1 - right) / max(num_classes - 1, 1)
+        counts = self.counts + PRIOR_ROWS * prior
+        return (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-4)
 
     def update(self, rows: Rows, gradient: Tensor) -> None:
         self._new += torch.einsum("nc,nks->kcs", self.posterior(rows), rows.targets).to(self._new)
 
     def commit(self) -> None:
-        self.counts.mul_(self.forgetting).add_(self._new, alpha=0.05)
+        self.counts.mul_(self.forgetting).add_(self._new)
         self._new.zero_()
 
     def state(self) -> Tensors:

@@ -24,9 +24,8 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, classification_metrics
 from amal_hf.data import tokenized
-from amal_hf.demo import offline_model
 from amal_hf.loading import hold_out, load_splits
-from amal_hf.runs import load_student
+from amal_hf.runs import default_model, load_student
 
 METHODS: dict[str, dict[str, Any]] = {
     "label only": {"recipe": "fixed", "mixing_start": [1.0, 0.0]},
@@ -61,7 +60,7 @@ def splits(data: str, seed: int, noise: float) -> tuple[dict[str, Dataset], np.n
     noisy, flipped = corrupt(loaded["train"]["label"][:], len(classes), noise, seed)
     train = loaded["train"].select_columns(["text"]).add_column("label", noisy.tolist())
     meta, selection = hold_out(loaded["validation"], len(loaded["validation"]) // 2, seed)
-    tokenizer = AutoTokenizer.from_pretrained(offline_model())
+    tokenizer = AutoTokenizer.from_pretrained(default_model())
     parts = {"train": train, "meta": meta, "selection": selection, "test": loaded["test"]}
     return {k: tokenized(v, tokenizer, ["text"], 64) for k, v in parts.items()}, flipped, classes
 
@@ -72,10 +71,10 @@ def teach(parts: dict[str, Dataset], classes: list[str], folder: Path, seed: int
     if not cached.is_file():
         set_seed(seed + 100)
         trainer = Trainer(
-            load_student(offline_model(), classes),
+            load_student(default_model(), classes),
             TrainingArguments(**settings(folder, seed + 100, 3, 1e-4)),
             train_dataset=parts["train"],
-            processing_class=AutoTokenizer.from_pretrained(offline_model()),
+            processing_class=AutoTokenizer.from_pretrained(default_model()),
             compute_metrics=classification_metrics,
         )
         trainer.train()
@@ -85,17 +84,23 @@ def teach(parts: dict[str, Dataset], classes: list[str], folder: Path, seed: int
 
 
 def student(
-    parts: dict[str, Dataset], classes: list[str], flipped: np.ndarray, folder: Path, seed: int, mixture: dict[str, Any]
+    parts: dict[str, Dataset],
+    classes: list[str],
+    flipped: np.ndarray,
+    folder: Path,
+    seed: int,
+    epochs: float,
+    mixture: dict[str, Any],
 ) -> dict[str, float]:
     set_seed(seed)
     trainer = AMALTrainer(
-        model=load_student(offline_model(), classes, 2),
-        args=AMALConfig(**settings(folder, seed, 4, 2e-4), **mixture),
+        model=load_student(default_model(), classes, 2),
+        args=AMALConfig(**settings(folder, seed, epochs, 2e-4), **mixture),
         losses={"label": CrossEntropy(), "teacher": Distillation("teacher_logits", temperature=2.0)},
         train_dataset=parts["train"],
         meta_dataset=parts["meta"],
         eval_dataset=parts["selection"],
-        processing_class=AutoTokenizer.from_pretrained(offline_model()),
+        processing_class=AutoTokenizer.from_pretrained(default_model()),
         compute_metrics=classification_metrics,
     )
     started = time.perf_counter()
@@ -119,6 +124,7 @@ def main() -> None:
     parser.add_argument("data", help="folder of the trec splits")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--noise", type=float, default=0.4)
+    parser.add_argument("--epochs", type=float, default=8, help="of the students")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--out", type=Path, default=Path("runs/noisy_labels"))
     given = parser.parse_args()
@@ -129,9 +135,11 @@ def main() -> None:
         parts, flipped, classes = splits(given.data, seed, given.noise)
         parts["train"] = parts["train"].add_column("teacher_logits", teach(parts, classes, folder, seed).tolist())
         for method in given.methods:
-            result = folder / f"{method}.json"
+            result = folder / f"{method}-{given.epochs:g}.json"
             if not result.is_file():
-                result.write_text(json.dumps(student(parts, classes, flipped, folder, seed, METHODS[method])))
+                result.write_text(
+                    json.dumps(student(parts, classes, flipped, folder, seed, given.epochs, METHODS[method]))
+                )
             found.setdefault(method, []).append(json.loads(result.read_text()))
             print(seed, method, {k: round(v, 3) for k, v in found[method][-1].items()}, flush=True)
     print(f"\n{'method':18s}{'accuracy':>16s}{'macro-F1':>16s}{'AUROC of label weight':>24s}{'seconds':>9s}")

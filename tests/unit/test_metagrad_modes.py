@@ -181,6 +181,16 @@ def test_soft_label_gradient_is_that_of_the_oracle():
     assert relative_error(ForwardMode()(problem)[:, 3:], DoubleBackward()(problem)[:, 3:]) <= 1e-10
 
 
+def test_the_training_forward_takes_the_kernel_of_its_derivative():
+    """Fused attention draws other dropout masks on a GPU than the MATH kernel, which has the forward-mode rule."""
+    fused = torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.mem_efficient_sdp_enabled
+    for estimator, stays in ((ForwardMode(), False), (DoubleBackward(), False), (FiniteDifference(), True)):
+        model = build("mlp")
+        with NetworkSteering(model, estimator, torch.tensor([0]), dict, MetaSampler(1, 1, seed=0)).tap():
+            assert all(enabled() is stays for enabled in fused) and torch.backends.cuda.math_sdp_enabled()
+        assert all(enabled() for enabled in fused)
+
+
 def test_not_due_means_no_direction():
     model = build("bert")
     seen = look(model, ForwardMode())

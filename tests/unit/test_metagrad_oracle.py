@@ -32,6 +32,7 @@ from amal_hf.metagrad import (
     FiniteDifference,
     ForwardMode,
     HeadClosedForm,
+    HeadProblem,
     MetaProblem,
     PureModel,
     Still,
@@ -319,3 +320,30 @@ def test_adam_by_parameter_group():
 
 def test_classes_of_the_helpers_are_the_models():
     assert build("bert").config.num_labels == build("mlp").config.num_labels == CLASSES
+
+
+def test_a_loss_without_forward_mode_rule_gives_the_same_derivative():
+    """Head and differences fall back to one backward per source; the oracle is the hinge written out."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, dtype=torch.float64, generator=generator)
+    y = torch.tensor([0, 1, 2, 1])
+
+    def written_out(logits):
+        margins = (1 - logits.gather(1, y[:, None]) + logits).clamp_min(0)
+        return (margins.sum(1) - 1)[:, None] / 3
+
+    problems = [
+        HeadProblem.on(
+            x,
+            loss,
+            names=("w", None),
+            params={"w": torch.randn(3, 3, dtype=torch.float64, generator=generator.manual_seed(1))},
+            weights=torch.ones(4, 1, dtype=torch.float64),
+            val_loss=lambda p: p["w"].square().sum(),
+            lr=0.1,
+        )
+        for loss in (lambda z: torch.nn.functional.multi_margin_loss(z, y, reduction="none")[:, None], written_out)
+    ]
+    expected = ForwardMode()(problems[1])
+    for estimator in (HeadClosedForm(), FiniteDifference(radius=1e-6)):
+        torch.testing.assert_close(estimator(problems[0]), expected, rtol=1e-8, atol=1e-12)
