@@ -44,6 +44,24 @@ def start_values(found: Sequence[float], sources: Sequence[str]) -> None:
         )
 
 
+def classes(where: str, found: Any, num_classes: int) -> None:
+    """Classes lie in 0..C-1. `found`: the lowest and highest, or the type of what are no integers."""
+    if not (isinstance(found, tuple) and found[0] >= 0 and found[1] < num_classes):
+        told = f"{found[0]} to {found[1]}" if isinstance(found, tuple) else f"values of type {found}"
+        raise ValueError(
+            f"{where}: expected classes 0 to {num_classes - 1}, found {told}. Encode names with "
+            "`class_encode_column`, mark a missing label with None, and check the model's `num_labels`."
+        )
+
+
+def equal_width(where: str, low: int, high: int, expected: int | None = None) -> None:
+    """Lists of every row are equally long, and as long as expected."""
+    wanted = high if expected is None else expected
+    if not low == high == wanted:
+        told = f"{low}" if low == high else f"{low} to {high}"
+        raise ValueError(f"{where}: expected {wanted} entries in every row, found {told}.")
+
+
 def votes(argument: str, low: int, high: int, num_classes: int) -> None:
     """Votes lie in -1..C-1."""
     if low < -1 or high >= num_classes:

@@ -51,7 +51,11 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
         path = Path(argv.pop(0))
         if not path.is_file():
             raise FileNotFoundError(f"`CONFIG.yaml`: expected a file, found no {str(path)!r}.")
-        given = yaml.safe_load(path.read_text()) or {}
+        try:
+            given = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            told = " ".join(str(error).split())
+            raise ValueError(f"`CONFIG.yaml`: expected YAML, found that {str(path)!r} is none: {told}") from error
         if not isinstance(given, dict):
             raise ValueError(f"`CONFIG.yaml`: expected `field: value` lines, found a {type(given).__name__}.")
     sources = given.pop("sources", None) or {}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor
 
+from amal_hf import _checks
 from amal_hf._types import ROW_ID
+from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 
 LABELS = "labels"
 LABEL_ALIASES = ("label", "label_ids")
@@ -100,6 +103,52 @@ def first_row(dataset: Any) -> dict[str, Any]:
     return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
 
 
+def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_classes: int) -> None:
+    """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
+
+    Raises:
+        ValueError: naming the column, what was expected and what was found.
+    """
+    if meta is not None:
+        _check_clean(meta, num_classes)
+    if not isinstance(train, Dataset):
+        return
+    names = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
+    for loss in losses:
+        for column in loss.columns:
+            said, where = _values(train, names[column]), f"`train_dataset`: column {names[column]!r}"
+            if isinstance(loss, (LabelingFunctions, MajorityVote)):
+                _checks.equal_width(where, *_span(pc.list_value_length(said)))
+                _checks.votes(names[column], *_span(pc.list_flatten(said)), num_classes)
+            elif isinstance(loss, CrossEntropy) and not hasattr(said.type, "value_type"):
+                whole = pa.types.is_integer(said.type)
+                named = said.filter(pc.not_equal(said, loss.ignore_index)) if whole else said
+                _checks.classes(where, _span(named) if whole else said.type, num_classes)
+            elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
+                _checks.equal_width(where, *_span(pc.list_value_length(said)), num_classes)
+
+
+def _check_clean(dataset: Dataset, num_classes: int) -> None:
+    column = next((c for c in (LABELS, *LABEL_ALIASES) if c in dataset.column_names), None)
+    if column is None:
+        raise ValueError(f"`meta_dataset`: expected a column 'label', found {dataset.column_names}.")
+    classes = _values(dataset, column)
+    if classes.null_count:
+        raise ValueError(f"`meta_dataset`: expected a class on every row, found {classes.null_count} rows without.")
+    found = _span(classes) if pa.types.is_integer(classes.type) else classes.type
+    _checks.classes(f"`meta_dataset`: column {column!r}", found, num_classes)
+
+
+def _values(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    return dataset.select_columns([column]).with_format("arrow")[:].column(0)
+
+
+def _span(values: pa.ChunkedArray) -> tuple[int, int]:
+    """Least and greatest; (0, 0) of nothing."""
+    found = pc.min_max(values).as_py()
+    return (0, 0) if found["min"] is None else (found["min"], found["max"])
+
+
 def text_key(text: str) -> str:
     """A text's identity for the leak guard: case and white space do not matter."""
     return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
@@ -125,13 +174,15 @@ def overlap(splits: Mapping[str, Dataset], text_columns: Sequence[str]) -> dict[
     return found
 
 
-def guard_splits(splits: Mapping[str, Dataset], text_columns: Sequence[str], strict: bool) -> None:
-    """Warn of rows shared between splits before training; refuse with `strict`.
+def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict: bool) -> None:
+    """Warn of rows shared between splits before training; refuse with `strict`. Streams pass unseen.
 
     Raises:
         ValueError: `strict` and an overlap.
     """
-    shared = overlap(splits, text_columns)
+    several = [split if isinstance(split, dict) else {name: split} for name, split in splits.items()]
+    given = {name: split for some in several for name, split in some.items() if isinstance(split, Dataset)}
+    shared = overlap(given, text_columns)
     if not shared:
         return
     counts = ", ".join(f"{n} of {second}'s rows also stand in {first}" for (first, second), n in shared.items())
@@ -166,7 +217,7 @@ class SourceCollator:
         self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str], example: Mapping[str, Any]
     ) -> None:
         self.inner, self.columns = inner, tuple(columns)
-        lists = {c: np.asarray(example[c]) for c in columns if np.ndim(example.get(c)) > 0}
+        lists = {c: np.asarray(example[c]) for c in columns if c in example and np.ndim(example[c]) > 0}
         self.blanks = {
             c: np.full(v.shape, -1) if v.dtype.kind in "iu" else np.full(v.shape, np.nan, np.float32)
             for c, v in lists.items()

@@ -39,7 +39,7 @@ class DemoConfig:
     model: str = field(default="", metadata={"help": "Encoder (default: MiniLM-L6, offline if its package is there)"})
     num_hidden_layers: int = field(default=2, metadata={"help": "Layers kept of the encoder"})
     epochs: float = field(default=3.0, metadata={"help": "Epochs of every run"})
-    learning_rate: float = field(default=3e-4, metadata={"help": "Learning rate of every run"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of every run"})
     seed: int = field(default=0, metadata={"help": "Seed of corpus and runs"})
 
 
@@ -56,6 +56,7 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     data = DataConfig(
         model=model,
         num_hidden_layers=config.num_hidden_layers,
+        freeze_embeddings=True,
         votes_column="weak_labels",
         teacher_columns=["teacher_logits"],
     )
@@ -91,12 +92,13 @@ def _settings(config: DemoConfig, output_dir: str, **mixture: Any) -> AMALConfig
     return AMALConfig(
         output_dir,
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=16,
         per_device_eval_batch_size=64,
         learning_rate=config.learning_rate,
         warmup_steps=0.1,
         logging_steps=15,
         save_strategy="no",
+        disable_tqdm=False,
         report_to="none",
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=config.seed,
@@ -113,7 +115,7 @@ def _fixed(
     with tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
         trainer = AMALTrainer(
-            model=load_student(data.model, parts["meta"].features["label"].names, data.num_hidden_layers),
+            model=load_student(data.model, parts["meta"].features["label"].names, data.num_hidden_layers, True),
             args=_settings(config, scratch, recipe="fixed", mixing_start=start),
             losses=losses,
             train_dataset=parts["train"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
 
@@ -108,9 +109,10 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None
     known = next((s.features[column] for s in holding.values() if isinstance(s.features[column], ClassLabel)), None)
     if known is not None and (classes is None or list(classes) == known.names):
         return splits
-    values = sorted({v for split in holding.values() for v in split.unique(column) if v is not None and v != -100})
+    said = {name: [_said(v, split.features[column]) for v in split[column]] for name, split in holding.items()}
+    values = sorted({v for labels in said.values() for v in labels if v is not None})
     if classes is None:
-        count = max(values) + 1 if all(isinstance(v, int) for v in values) else None
+        count = max(values, default=-1) + 1 if all(isinstance(v, int) for v in values) else None
         classes = [str(i) for i in range(count)] if count is not None else [str(v) for v in values]
     to_index: dict[str | int, int] = {str(name): i for i, name in enumerate(classes)}
     to_index |= {i: i for i in range(len(classes))}
@@ -122,11 +124,22 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None
         )
     feature = ClassLabel(names=[str(c) for c in classes])
 
-    def convert(split: Dataset) -> Dataset:
-        indices = [None if v in (None, -100) else to_index[v] for v in split[column]]
-        return split.remove_columns(column).add_column(column, indices).cast_column(column, feature)
+    def convert(split: Dataset, labels: list[str | int | None]) -> Dataset:
+        indices = [None if v is None else to_index[v] for v in labels]
+        encoded = split.add_column("_class", indices).remove_columns(column).rename_column("_class", column)
+        return encoded.cast_column(column, feature)
 
-    return DatasetDict({name: convert(s) if name in holding else s for name, s in splits.items()})
+    return DatasetDict({name: convert(s, said[name]) if name in holding else s for name, s in splits.items()})
+
+
+def _said(value: Any, feature: Any) -> str | int | None:
+    """A label by its name, or by its index where it has none; None where it is missing."""
+    if value is None or value == -100 or value != value:
+        return None
+    if isinstance(feature, ClassLabel):
+        return feature.int2str(value)
+    # a CSV column of integers with gaps is read as floats
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def hold_out(split: Dataset, rows: int, seed: int, column: str = "label") -> tuple[Dataset, Dataset]:

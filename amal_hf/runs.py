@@ -46,6 +46,7 @@ class DataConfig:
         data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
         model: a name on the Hub or a folder; any `AutoModelForSequenceClassification` (default: MiniLM-L6).
         num_hidden_layers: keep only the first layers of the model (0: all).
+        freeze_embeddings: train everything but the word embeddings: quicker, and often as good on few rows.
         label_column: class of a row (index or name); clean in the meta, selection and test rows.
         train_on_labels: whether the label of *training* rows is a source.
         votes_column: labeling functions' votes, -1 abstains ("": none).
@@ -60,6 +61,7 @@ class DataConfig:
     data: str = field(default="", metadata={"help": "Hub name, folder or file"})
     model: str = field(default="", metadata={"help": "Hub name or folder of the student (default: MiniLM-L6)"})
     num_hidden_layers: int = field(default=0, metadata={"help": "Keep only the first layers (0: all)"})
+    freeze_embeddings: bool = field(default=False, metadata={"help": "Leave the word embeddings as they are"})
     label_column: str = field(default="label", metadata={"help": "Column of the class"})
     train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
     votes_column: str = field(default="", metadata={"help": "Column of labeling functions' votes"})
@@ -88,6 +90,8 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
     if data.votes_column:
         losses["rules"] = LabelingFunctions(data.votes_column)
     for name, given in (sources or {}).items():
+        if not isinstance(given, Mapping):
+            raise ValueError(f"`sources.{name}`: expected `loss: name` and its arguments, found {given!r}.")
         options = dict(given)
         kind = options.pop("loss", None)
         _checks.one_of(f"sources.{name}.loss", kind, LOSSES)
@@ -131,7 +135,9 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
         shared = given and name == "meta" and given == data.selection_split
         if shared and not rows:
             rows = len(pool) // 2
-        parts[name], rest = hold_out(pool, rows, seed) if 0 < rows < len(pool) else (pool, pool.select([]))
+        parts[name], rest = (
+            hold_out(pool, rows, seed) if origin == "train" or 0 < rows < len(pool) else (pool, pool.select([]))
+        )
         parts["train" if origin == "train" else f"rest of {origin}"] = rest
     return {name: part for name, part in parts.items() if not name.startswith("rest of")}
 
@@ -144,11 +150,13 @@ def default_model() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def load_student(name: str, classes: Sequence[str], num_hidden_layers: int = 0) -> PreTrainedModel:
+def load_student(
+    name: str, classes: Sequence[str], num_hidden_layers: int = 0, freeze_embeddings: bool = False
+) -> PreTrainedModel:
     """The student with a fresh head for `classes`, in float32; cut to its first layers where asked."""
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
-    return AutoModelForSequenceClassification.from_pretrained(
+    model = AutoModelForSequenceClassification.from_pretrained(
         name,
         num_labels=len(classes),
         id2label=ids,
@@ -156,6 +164,8 @@ def load_student(name: str, classes: Sequence[str], num_hidden_layers: int = 0) 
         dtype=torch.float32,
         **cut,
     )
+    model.get_input_embeddings().requires_grad_(not freeze_embeddings)
+    return model
 
 
 def train_run(
@@ -181,7 +191,7 @@ def train_run(
     set_seed(args.seed)
     name = data.model or default_model()
     trainer = AMALTrainer(
-        model=load_student(name, classes, data.num_hidden_layers),
+        model=load_student(name, classes, data.num_hidden_layers, data.freeze_embeddings),
         args=args,
         losses=losses,
         train_dataset=parts["train"],
@@ -268,6 +278,7 @@ def _explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         targets.append(trainer.stack.targets(batch, probs.shape[-1]))
     mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
     weights = trainer.history.last_weights()
+    mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
     columns: dict[str, Any] = {
         ROW_ID: trainer.positions.ids.tolist(),

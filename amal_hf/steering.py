@@ -44,7 +44,7 @@ from amal_hf.metagrad import (
     in_float32,
     trainable,
 )
-from amal_hf.metagrad.memory import CleanMemory
+from amal_hf.metagrad.memory import CleanMemory, centred_unit
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
 
 logger = logging.get_logger(__name__)
@@ -85,6 +85,9 @@ class Step:
 
 class Steering(ABC):
     """From a training batch to D `[N, K + C]` and the length of v."""
+
+    sharpness: Tensor = torch.tensor(4.0)
+    """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand."""
 
     def tap(self) -> AbstractContextManager[Any]:
         """Context in which the training forward runs."""
@@ -138,6 +141,7 @@ class HeadSteering(Steering):
         self._tap = HeadTap(head)
         self.memory = CleanMemory(labels, head.module.out_features, head.module.in_features)
         self.lookaheads = torch.zeros((), dtype=torch.long)
+        self.sharpness = torch.zeros(())
         self._direction: Tensors | None = None
 
     def tap(self) -> AbstractContextManager[Any]:
@@ -180,19 +184,22 @@ class HeadSteering(Steering):
             else:
                 self.remember(self.sampler(int(self.lookaheads)))
             self.lookaheads += 1
-            self._direction = self.memory.blend(self.head, problem.direction(), self.args.probe_weight)
+            self._direction, sharpness = self.memory.advise(self.head, problem.direction(), self.args.probe_weight)
+            self.sharpness.fill_(sharpness)
         return HeadClosedForm().directional(problem, self._direction), _length(self._direction)
 
     def state(self) -> Tensors:
         if self._direction is None:
             return {}
         held = {f"direction/{name}": v for name, v in self._direction.items()}
-        return {"memory": self.memory.features, "lookaheads": self.lookaheads, **held}
+        kept = {"memory": self.memory.features, "lookaheads": self.lookaheads, "sharpness": self.sharpness}
+        return kept | held
 
     def load_state(self, state: Tensors) -> None:
         if "memory" in state:
             self.memory.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
+            self.sharpness.copy_(state["sharpness"])
             params = self.head.params()
             self._direction = {name: state[f"direction/{name}"].to(p.device) for name, p in params.items()}
 
@@ -265,8 +272,7 @@ def split_along(along: Tensor, length: Tensor, num_sources: int, num_rows: int, 
     """D `[N, K + C]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
     sources, classes = along[:, :num_sources], along[:, num_sources:]
     gradient = -sources / num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
-    advice = classes - classes.mean(1, keepdim=True)
-    return gradient, advice / advice.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    return gradient, centred_unit(classes)
 
 
 def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from amal_hf.data import (
     LABELS,
     RowIndex,
     SourceCollator,
+    check_said,
     first_row,
     guard_splits,
     in_tokens,
@@ -100,7 +102,7 @@ class AMALTrainer(Trainer):
         self._check_sources(args, example, meta_dataset, mixing)
         eval_dataset = kwargs.pop("eval_dataset", None)
         named = {"train": train_dataset, "meta": meta_dataset, "eval": eval_dataset}
-        guard_splits({k: v for k, v in named.items() if isinstance(v, Dataset)}, args.text_columns, args.strict)
+        guard_splits(named, args.text_columns, args.strict)
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
         super().__init__(model, args, train_dataset=tokens(train_dataset), eval_dataset=tokens(eval_dataset), **kwargs)
@@ -109,8 +111,8 @@ class AMALTrainer(Trainer):
                 f"`nn.DataParallel`: expected one device per process, found {self.args.n_gpu} in one. "
                 "Start with `accelerate launch` or `torchrun`."
             )
-        widths = {c: len(v) for c in self.stack.columns if isinstance(v := example[c], list)}
-        self.data_collator = SourceCollator(self.data_collator, [*self.stack.columns, ROW_ID], widths)
+        check_said(train_dataset, meta_dataset, self.stack.losses.values(), self.model.config.num_labels)
+        self.data_collator = SourceCollator(self.data_collator, [*self.stack.columns, ROW_ID], example)
         self.meta_dataset = tokens(meta_dataset)
         self._given_mixing = mixing
         if self.args.refresh == "epoch":
@@ -128,15 +130,13 @@ class AMALTrainer(Trainer):
                 "`meta_dataset`: expected clean rows that steer the weights, found none. Hold out a few labelled "
                 "rows (10 per class help already), or set mixing='fixed'."
             )
-        if meta is not None and not set(meta.column_names) & {LABELS, *LABEL_ALIASES}:
-            raise ValueError(f"`meta_dataset`: expected a column 'label', found {meta.column_names}.")
 
     def _start_afresh(self) -> None:
         """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
         counted = isinstance(self.train_dataset, Dataset)
         num_rows = len(self.train_dataset) if counted else None
         self.positions = RowIndex(self.train_dataset[ROW_ID][:] if counted else None)
-        self.mixing = self._given_mixing or make_mixing(
+        self.mixing = deepcopy(self._given_mixing) or make_mixing(
             self.args, self.stack.names, self.model.config.num_labels, num_rows
         )
         if self.mixing.per_row and not counted:
@@ -154,7 +154,9 @@ class AMALTrainer(Trainer):
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self._start_afresh()
-        return super()._inner_training_loop(*args, **kwargs)
+        result = super()._inner_training_loop(*args, **kwargs)
+        self._commit()  # what the last step showed
+        return result
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -215,7 +217,7 @@ class AMALTrainer(Trainer):
             losses=losses.detach(),
             mask=mask,
             targets=self.stack.targets(inputs, num_classes),
-            advice=outputs.logits.new_zeros(num_rows, num_classes),
+            advice=outputs.logits.new_zeros(num_rows, num_classes, dtype=torch.float32),
         )
         if self._steering is not None and self.state.global_step >= self._meta_start:
             with self.meta_clock:
@@ -245,7 +247,7 @@ class AMALTrainer(Trainer):
         gradient, advice = split_along(*seen, len(self.stack), step.num_rows, self.args.mixing_scale)
         if self.args.center:
             gradient = centred(gradient, rows.mask, list(groups(self.stack.names).values()))
-        rows = replace(rows, advice=advice)
+        rows = replace(rows, advice=self._steering.sharpness.to(advice) * advice)
         self.mixing.update(*of_all_processes(self.accelerator, rows, gradient))
         return rows
 

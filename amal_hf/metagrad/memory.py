@@ -37,54 +37,94 @@ class CleanMemory:
         weight = params[head.weight]
         return F.cross_entropy(head.logits(params, self.features[pick].to(weight)), self.labels[pick])
 
-    def probe(self, ridge: float) -> Tensor:
-        r"""The step a head *retrained from zero* on the clean rows would take first, in Newton's metric.
+    def advise(self, head: Head, present: Tensors, probe_weight: float, ridge: float = 1.0) -> tuple[Tensors, float]:
+        r"""The direction v, and how far the clean rows' advice along it can be believed.
 
-        $$v = \big(\tilde H^\top S \tilde H + \rho\,\bar d\, I\big)^{-1}
+        $$v = (1-w)\,\frac{v_\text{now}}{\lVert\tilde H v_\text{now}\rVert_\text{rms}}
+              + w\,\frac{v_\text{probe}}{\lVert\tilde H v_\text{probe}\rVert_\text{rms}}, \qquad
+          v_\text{probe} = \big(\tilde H^\top S \tilde H + \rho\,\bar d\, I\big)^{-1}
               \tilde H^\top S \big(\tfrac1C \mathbf 1 - Y\big)$$
 
-        with $\tilde H$ the features and a column of ones, Y the one-hot classes, S giving every class
-        the same share whatever its number of clean rows, and $\bar d$ the mean diagonal. The
-        one-step lookahead asks what helps *now*, and answers with the source of the largest
-        residual; this asks what a head would learn in the end.
+        with $\tilde H$ the features and a column of ones, Y the one-hot classes, S giving every class the
+        same share whatever its number of clean rows, and $\bar d$ the mean diagonal. $v_\text{probe}$ is the
+        Newton step of a head *retrained from zero* on the clean rows: the one-step lookahead asks what helps
+        now, and answers with the source of the largest residual; the probe asks what a head would learn in the end.
+
+        The sharpness τ of the advice softmax(τ a) is the one that predicts the clean rows best, each from the
+        *others* (leave-one-out, in closed form): near 0 while the features tell nothing, larger as they do.
 
         Args:
+            present: $v_\text{now}$, ∇V at the student (or after its lookahead); shapes as the head's parameters.
+            probe_weight: w in [0, 1]; 0 returns `present` as it is.
             ridge: ρ, relative to the mean diagonal.
 
         Returns:
-            v, `[H + 1, C]`, the last row for the bias.
+            v, shapes as `present`; τ ≥ 0, in nats per unit of advice.
 
         References:
-            The exact least-squares solution is ridge regression (Hoerl & Kennard, 1970, equation 2.1);
-            the implicit gradient of METHODS section 1 in the limit J → ∞ for a squared loss.
+            Hoerl & Kennard (1970), equation 2.1 (ridge); Allen (1974), PRESS (leave-one-out in closed form).
         """
-        ones = torch.ones(len(self.labels), 1, device=self.features.device)
-        design = torch.cat([self.features, ones], 1).double()
+        design = torch.cat([self.features, torch.ones_like(self.features[:, :1])], 1).double()  # [M, H + 1]
         truth = F.one_hot(self.labels, self.num_classes).double()
         counts = truth.sum(0)
-        share = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # each class weighs the same
-        gram = design.T @ (share * design)
-        gram.diagonal().add_(ridge * gram.diagonal().mean())
-        return torch.linalg.solve(gram, design.T @ (share * (1 / self.num_classes - truth))).float()
-
-    def blend(self, head: Head, present: Tensors, probe_weight: float, ridge: float = 1.0) -> Tensors:
-        """v = (1 − w) · present + w · probe, each scaled to move the clean rows' logits by one unit RMS.
-
-        Args:
-            present: ∇V at the student (or after its lookahead), shapes as the head's parameters.
-            probe_weight: w in [0, 1]; 0 returns `present` as it is.
-        """
+        shares = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # [M, 1], sum 1
+        now = self._stacked(head, present)
+        probe, probe_left_out = _ridge(design, shares, 1 / self.num_classes - truth, ridge)
+        residual = head.logits(head.params(), self.features).detach().double().softmax(-1) - truth
+        now_left_out = design @ now - _length(design).square() * residual * _scale_of(now, design, residual)
+        scales = [w / size if (size := _rms(design @ v)) > 0 else 0.0
+                  for w, v in ((1 - probe_weight, now), (probe_weight, probe))]  # fmt: skip
+        advice = centred_unit(-(scales[0] * now_left_out + scales[1] * probe_left_out))
+        sharpness = _best_sharpness(advice, self.labels, shares[:, 0])
         if probe_weight == 0:
-            return present
-        probe = self.probe(ridge)
-        as_params = {head.weight: probe[:-1].T}
+            return present, sharpness
+        blend = (scales[0] * now + scales[1] * probe).to(self.features)
+        direction = {head.weight: blend[:-1].T}
         if head.bias is not None:
-            as_params[head.bias] = probe[-1]
-        sizes = [self._moves(head, v) for v in (present, as_params)]
-        shares = (1 - probe_weight, probe_weight)
-        scale = [w / size if size > 0 else 0.0 for w, size in zip(shares, sizes, strict=True)]
-        return {k: scale[0] * present[k] + scale[1] * as_params[k].to(present[k]) for k in present}
+            direction[head.bias] = blend[-1]
+        return direction, sharpness
 
-    def _moves(self, head: Head, direction: Tensors) -> float:
-        moved = head.logits(direction, self.features.to(direction[head.weight]))
-        return float((moved - moved.mean(1, keepdim=True)).square().mean().sqrt())
+    @staticmethod
+    def _stacked(head: Head, direction: Tensors) -> Tensor:
+        """A direction of the head as one matrix, `[H + 1, C]`, the bias last."""
+        weight = direction[head.weight].double().T
+        bias = direction[head.bias].double() if head.bias is not None else torch.zeros_like(weight[0])
+        return torch.cat([weight, bias[None]])
+
+
+def centred_unit(advice: Tensor) -> Tensor:
+    """Centred over classes and of unit length per row, `[N, C]`; a row of zeros stays."""
+    advice = advice - advice.mean(1, keepdim=True)
+    return advice / advice.norm(dim=1, keepdim=True).clamp_min(1e-30)
+
+
+def _ridge(design: Tensor, shares: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Weighted ridge regression: coefficients `[H + 1, C]`, and each row's prediction by the others, `[M, C]`."""
+    gram = design.T @ (shares * design)
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    solved = torch.linalg.solve(gram, design.T)  # [H + 1, M]
+    coefficients = solved @ (shares * target)
+    leverage = (shares[:, 0] * (design * solved.T).sum(1)).clamp_max(1 - 1e-6)[:, None]
+    return coefficients, (design @ coefficients - leverage * target) / (1 - leverage)
+
+
+def _scale_of(now: Tensor, design: Tensor, residual: Tensor) -> float:
+    """What one clean row adds to `now` beside its residual: 1/M, times whatever metric the lookahead has."""
+    plain = design.T @ residual / len(design)
+    return float((now * plain).sum() / plain.square().sum().clamp_min(1e-30)) / len(design)
+
+
+def _length(rows: Tensor) -> Tensor:
+    return rows.norm(dim=1, keepdim=True)
+
+
+def _rms(moved: Tensor) -> float:
+    return float((moved - moved.mean(1, keepdim=True)).square().mean().sqrt())
+
+
+def _best_sharpness(advice: Tensor, labels: Tensor, shares: Tensor) -> float:
+    """τ of the grid whose softmax(τ a) gives the rows' classes the highest mean log-probability."""
+    grid = torch.tensor([0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0], dtype=advice.dtype)
+    log_p = (grid.to(advice.device)[:, None, None] * advice).log_softmax(-1)  # [grid, M, C]
+    picked = log_p[:, torch.arange(len(labels), device=labels.device), labels]
+    return float(grid[int((picked * shares).sum(1).argmax())])

@@ -20,9 +20,9 @@ class Rows:
         losses: `[N, K]`, in nats.
         mask: `[N, K]`, True where source k says something about row i.
         targets: class distribution each source asserts, `[N, K, C]`; zeros where it has none.
-        advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft
-            label (METHODS E2), centred over classes and of unit length; zeros before the first
-            lookahead.
+        advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
+            (METHODS E2), centred over classes, its length τ in nats how far that can be believed;
+            zeros before the first lookahead.
     """
 
     index: Tensor

@@ -33,7 +33,6 @@ class Trust(Mixing):
     Args:
         num_sources, num_classes: K and C.
         start: weight of sources that assert no class (entropy, user functions), `[K]`.
-        temperature: τ, sharpness of the advice.
         forgetting: share of the old confusion counts kept per optimizer step.
 
     Example:
@@ -41,7 +40,7 @@ class Trust(Mixing):
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
         ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
-        ...     advice=torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
+        ...     advice=6 * torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
         ... )
         >>> trust.weights(rows)  # shape: [1, 2]
         tensor([[9.9918e-01, 7.4597e-04]])
@@ -56,12 +55,11 @@ class Trust(Mixing):
         num_sources: int,
         num_classes: int,
         start: Tensor,
-        temperature: float = 6.0,
         forgetting: float = 0.995,
     ) -> None:
-        self.start, self.temperature, self.forgetting = start, temperature, forgetting
+        self.start, self.forgetting = start, forgetting
         self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C said]
-        self._new = torch.zeros_like(self.counts)
+        self._new, self._pending = torch.zeros_like(self.counts), False
 
     def weights(self, rows: Rows) -> Tensor:
         posterior = self.posterior(rows)
@@ -74,7 +72,7 @@ class Trust(Mixing):
         log_p = self.confusion().to(rows.targets).log()
         evidence = torch.einsum("kcs,nks->nc", log_p, rows.targets)
         speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
-        return (self.temperature * rows.advice + evidence * speaking**-0.5).softmax(-1)
+        return (rows.advice + evidence * speaking**-0.5).softmax(-1)
 
     def confusion(self) -> Tensor:
         """P_k(s | c), `[K, C true, C said]`: what was counted, shrunk towards the source's overall rate.
@@ -91,9 +89,13 @@ class Trust(Mixing):
         return (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-4)
 
     def update(self, rows: Rows, gradient: Tensor) -> None:
+        self._pending = True
         self._new += torch.einsum("nc,nks->kcs", self.posterior(rows), rows.targets).to(self._new)
 
     def commit(self) -> None:
+        if not self._pending:
+            return  # nothing was seen, nothing is forgotten
+        self._pending = False
         self.counts.mul_(self.forgetting).add_(self._new)
         self._new.zero_()
 

@@ -124,9 +124,10 @@ def table_of(trainer: AMALTrainer) -> torch.Tensor:
 
 
 def furthest(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
-    """The largest difference of any entry of any tensor."""
+    """The largest difference of any entry of any tensor, relative where entries exceed one."""
     assert a.keys() == b.keys()
-    return max(((a[k].float() - b[k].float()).abs().nan_to_num().max().item() for k in a if a[k].numel()), default=0.0)
+    gaps = [((a[k] - b[k]).abs() / a[k].abs().clamp_min(1)).nan_to_num() for k in a if a[k].is_floating_point()]
+    return max(gap.max().item() for gap in gaps)
 
 
 def identical(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:

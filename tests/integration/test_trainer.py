@@ -50,13 +50,13 @@ def test_recipe_trains_and_moves_what_it_says(recipe, learns, build, student):
 
 def test_centring_holds_the_mean_weight(build):
     def mean(**settings):
-        trainer = build({"recipe": "amal-step", "num_train_epochs": 4, **settings})
+        trainer = build({"recipe": "amal-step", "num_train_epochs": 4, "mixing_lr": 0.02, **settings})
         trainer.train()
         return trainer.mixing.table.mean(0)
 
     held, free = mean(), mean(center=False)
-    assert (held - 1).abs().max() < 0.05
-    assert (free - 1).abs().max() > (held - 1).abs().max()
+    assert (held - 1).abs().max() < 1e-5
+    assert (free - 1).abs().max() > 1e-3
 
 
 def test_normalize_row_shares_one_unit(build):
@@ -84,8 +84,8 @@ def test_before_meta_start_nothing_moves(build):
 
 
 def test_lookaheads_come_every_meta_every_steps(build):
-    trainer = build({"recipe": "trust", "meta_every": 3, "num_train_epochs": 2})
-    trainer.train()  # eight steps: 0, 3, 6
+    trainer = build({"recipe": "trust", "meta_start": 1, "meta_every": 3, "num_train_epochs": 2})
+    trainer.train()  # of eight steps: 1, 4, 7
     assert int(trainer._steering.lookaheads) == 3
 
 
@@ -112,7 +112,8 @@ def test_log_says_what_was_trusted(build, losses):
             assert math.isfinite(log[f"loss/{group}"]) and math.isfinite(log[f"weight/{group}"])
             low, middle, high = (log[f"weight/{group}/q{q}"] for q in (10, 50, 90))
             assert low <= middle <= high
-        assert 0 < log["meta_time_share"] < 1
+        assert 0 <= log["meta_time_share"] < 1
+    assert logs[-1]["meta_time_share"] > 0
 
 
 def test_logged_loss_is_the_mean_over_the_rows_that_source_speaks_about(build, rows, losses):
@@ -452,23 +453,33 @@ def test_frozen_body(build, student):
 # ---- equivalent ways to the same run ----
 
 SPLITS = [(16, 1), (4, 4), (2, 8)]
+STILL = {"recipe": "amal-step", "lookahead": "none", "center": False}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"recipe": "trust"},
-        {"recipe": "shared", "lookahead": "none"},
-        {"recipe": "amal-step", "lookahead": "none", "center": False},
-        {"recipe": "amal-step", "lookahead": "none", "center": False, "mixing_scale": "raw", "mixing_lr": 10.0},
+        pytest.param({"recipe": "trust"}, id="trust"),
+        pytest.param({"recipe": "shared", "lookahead": "none"}, id="shared"),
+        pytest.param(STILL, id="amal-step"),
+        pytest.param({**STILL, "mixing_scale": "raw", "mixing_lr": 10.0}, id="amal-step, raw"),
+        pytest.param(
+            {**STILL, "center": True},
+            id="amal-step, centred",
+            marks=pytest.mark.xfail(
+                strict=True, reason="centring subtracts the mean of the rows at hand, a micro-batch's"
+            ),
+        ),
     ],
-    ids=["trust", "shared", "amal-step", "amal-step raw"],
 )
-def test_sixteen_rows_at_once_or_in_parts(settings, build, rows, losses):
+def test_sixteen_rows_at_once_or_in_parts(settings, build, student, rows, losses):
+    """In float64, so that Adam has no rounding to blow up where a gradient is zero (BERT's key biases)."""
+
     def trained(batch, accumulation):
         split = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
         trainer = build(
-            {**settings, **split, "meta_every": 2, "num_train_epochs": 3},
+            {**settings, **split, "meta_every": 2, "meta_start": 1, "num_train_epochs": 2},
+            model=student().double(),
             train_dataset=rows(64, wrong=0.4),
             losses=losses(),
         )
@@ -476,8 +487,10 @@ def test_sixteen_rows_at_once_or_in_parts(settings, build, rows, losses):
         return parameters(trainer) | trainer.mixing.state() | {"last": table_of(trainer)}
 
     whole, *parts = (trained(*split) for split in SPLITS)
+    # trust sharpens what it computes in float32: exp(τ · a unit vector), products over sources
+    tolerance = 1e-5 if settings["recipe"] == "trust" else 1e-6
     for other in parts:
-        assert furthest(whole, other) < 1e-6
+        assert furthest(whole, other) < tolerance
 
 
 RESUMED = {
@@ -493,10 +506,12 @@ RESUMED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stop", [4, 5, 8])  # within the first epoch, at its end would be 5, within the second
-@pytest.mark.parametrize("which", RESUMED)
+@pytest.mark.parametrize(
+    ("which", "stop"),  # an epoch has five steps: stop within the first, at its end, within the second
+    [(which, 8) for which in RESUMED] + [(which, stop) for which in ("trust", "amal") for stop in (4, 5)],
+)
 def test_resumed_is_uninterrupted(which, stop, build, rows, losses):
-    settings = {**RESUMED[which], "save_strategy": "steps", "save_steps": 1, "num_train_epochs": 3}
+    settings = {**RESUMED[which], "save_strategy": "steps", "save_steps": stop, "num_train_epochs": 3}
 
     def made():
         train = rows(40, wrong=0.4)
