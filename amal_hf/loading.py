@@ -112,8 +112,9 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None
     said = {name: [_said(v, split.features[column]) for v in split[column]] for name, split in holding.items()}
     values = sorted({v for labels in said.values() for v in labels if v is not None})
     if classes is None:
-        count = max(values, default=-1) + 1 if all(isinstance(v, int) for v in values) else None
-        classes = [str(i) for i in range(count)] if count is not None else [str(v) for v in values]
+        numbers = [v for v in values if isinstance(v, int)]
+        counted = len(numbers) == len(values)
+        classes = [str(v) for v in (range(max(numbers, default=-1) + 1) if counted else values)]
     to_index: dict[str | int, int] = {str(name): i for i, name in enumerate(classes)}
     to_index |= {i: i for i in range(len(classes))}
     unknown = [v for v in values if v not in to_index]

@@ -82,7 +82,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     Example:
         >>> import numpy as np
         >>> classification_metrics(EvalPrediction(np.array([[4.0, 0.0]]), np.array([0])))
-        {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.01798620996209}
+        {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.017986209962}
     """
     logits, labels = prediction.predictions, prediction.label_ids
     logits = logits[0] if isinstance(logits, tuple) else logits

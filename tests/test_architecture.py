@@ -21,10 +21,10 @@ FLOORS = [
     {"runs", "demo", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# same-floor imports that are part of the plan: the trainer adds its callback and writes its card, a steering
-# is made from a configuration, the commands call one another
+# same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
+# card, a steering is made from a configuration, the commands call one another
 NEIGHBOURS = {
-    ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
+    ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
     ("demo", "runs"), ("cli", "runs"), ("cli", "demo"), ("__main__", "cli"),
 }  # fmt: skip
 FIRST_FLOOR_PACKAGES = {"torch", "amal_hf", "__future__", "safetensors"}

@@ -70,7 +70,8 @@ class CleanMemory:
         shares = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # [M, 1], sum 1
         now = self._stacked(head, present)
         probe, probe_left_out = _ridge(design, shares, 1 / self.num_classes - truth, ridge)
-        residual = head.logits(head.params(), self.features).detach().double().softmax(-1) - truth
+        student = {name: p.detach().to(self.features) for name, p in head.params().items()}
+        residual = head.logits(student, self.features).double().softmax(-1) - truth
         now_left_out = design @ now - _length(design).square() * residual * _scale_of(now, design, residual)
         scales = [w / size if (size := _rms(design @ v)) > 0 else 0.0
                   for w, v in ((1 - probe_weight, now), (probe_weight, probe))]  # fmt: skip

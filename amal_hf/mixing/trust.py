@@ -43,7 +43,7 @@ class Trust(Mixing):
         ...     advice=6 * torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
         ... )
         >>> trust.weights(rows)  # shape: [1, 2]
-        tensor([[9.9918e-01, 7.4597e-04]])
+        tensor([[9.9891e-01, 7.4577e-04]])
 
     References:
         Sivasubramanian et al. (AAAI 2023) for the per-row, per-source lookahead; Kivinen & Warmuth

@@ -18,9 +18,11 @@ from amal_hf import losses, metagrad, mixing
 FACADES = ["amal_hf", "amal_hf.losses", "amal_hf.mixing", "amal_hf.metagrad", "amal_hf.corpus", "amal_hf.report"]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(amal_hf.__path__, "amal_hf.") if not m.name.endswith("__main__"))
 SHAPE = re.compile(r"`?\[[A-Z0-9][^\]]*\]")
-# what only carries other things about
-NO_SHAPE = {"Lookahead", "SGD", "Adam", "Noise", "PureModel", "in_mode", "in_float32", "trainable", "model_outputs",
-            "find_head", "Still"}  # fmt: skip
+# what carries other things about, and is told in words
+NO_SHAPE = {"Adam", "Lookahead", "Noise", "PureModel", "SGD", "Still"}
+NO_SHAPE |= {"find_head", "in_float32", "in_mode", "model_outputs", "trainable"}
+SHOWN = ["CrossEntropy", "Distillation", "LabelingFunctions", "MajorityVote", "Entropy", "Agreement", "LossStack"]
+SHOWN += ["Table", "Trust", "box", "simplex", "centred", "AMALConfig"]
 
 
 def public(facade: str) -> list[tuple[str, Any]]:
@@ -40,8 +42,8 @@ def test_module_says_what_it_is(module):
     assert doc and doc.strip().splitlines()[0].rstrip().endswith((".", ")", ":")), f"{module}: {doc!r}"
 
 
-@pytest.mark.parametrize("facade", FACADES)
-def test_facade_is_complete_and_sorted(facade):
+@pytest.mark.parametrize("facade", [f for f in FACADES if f != "amal_hf.corpus"])  # its façade also makes things
+def test_facade_is_complete(facade):
     names = [name for name, _ in public(facade)]
     assert len(set(names)) == len(names)
     loose = {
@@ -95,6 +97,5 @@ def test_examples_in_docstrings_run(name):
 def test_examples_are_there():
     """Every loss, projection and problem shows itself at work."""
     shown = {test.name for m in MODULES for test in examples(importlib.import_module(m))}
-    for name in ("CrossEntropy", "Distillation", "LabelingFunctions", "MajorityVote", "Entropy", "Agreement", "LossStack",
-                 "Table", "Trust", "box", "simplex", "centred", "AMALConfig"):  # fmt: skip
+    for name in SHOWN:
         assert any(each.endswith(f".{name}") for each in shown), name
