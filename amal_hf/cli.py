@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if known else 2
     try:
         return commands[command](rest)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"amal-hf {command}: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:  # OSError: no such file, and no such model or data set on the Hub
+        print(f"amal-hf {command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 
 

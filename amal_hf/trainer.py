@@ -22,6 +22,7 @@ from amal_hf._files import write_json, write_tensors
 from amal_hf._types import ROW_ID, Outputs, RowFunction, Tensors
 from amal_hf.callbacks import EpochRefresh
 from amal_hf.card import amend_model_card
+from amal_hf.choices import make_lookahead, make_mixing, make_steering
 from amal_hf.config import AMALConfig
 from amal_hf.data import (
     LABEL_ALIASES,
@@ -39,15 +40,7 @@ from amal_hf.history import Stopwatch, WeightHistory, groups
 from amal_hf.losses import Loss, LossStack
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
 from amal_hf.mixing import Mixing, Rows, centred, share
-from amal_hf.steering import (
-    Steering,
-    Step,
-    make_lookahead,
-    make_mixing,
-    make_steering,
-    of_all_processes,
-    split_along,
-)
+from amal_hf.steering import Steering, Step, of_all_processes, split_along
 
 logger = logging.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from planted import make_losses, make_rows, make_student
 from amal_hf import AMALConfig, CrossEntropy, Distillation, LabelingFunctions, LossStack
 from amal_hf.cli import main, read_config
 from amal_hf.loading import hold_out, load_splits, name_classes
-from amal_hf.runs import DataConfig, divide, source_losses
+from amal_hf.runs import DataConfig, divide, load_student, source_losses
 
 
 def changed(column: str, values: Any, n: int = 16) -> Any:
@@ -229,6 +229,7 @@ BAD_SETTINGS: dict[str, dict[str, Any]] = {
     "CONFIG.yaml": {"learning_rat": 1e-3},
     "mixing_start": {"mixing_start": [1.0, 0.5, 0.2, 0.1]},
     "data": {"data": "./no/such/folder"},
+    "no/such-model": {"model": "no/such-model"},
 }
 
 
@@ -250,8 +251,19 @@ def test_train_refuses_in_one_line(argument, corpus, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**good, **BAD_SETTINGS[argument]}))
     line = refused(["train", str(config)], capsys)
-    assert line.startswith("amal-hf train: ") and f"`{argument}`" in line
+    assert line.startswith("amal-hf train: ") and (f"`{argument}`" in line or f"'{argument}'" in line)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_train_refuses_votes_for_no_class(corpus, tmp_path, capsys):
+    """Votes for class 3 where three classes are known; rows without votes are no error."""
+    rows = [{"text": f"w{i}", "label": i % 3, "weak_labels": None if i == 1 else [i % 4, -1]} for i in range(30)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = refused(
+        ["train", "--data", str(tmp_path), "--model", str(corpus / "student"), "--votes_column", "weak_labels",
+         "--meta_rows", "6", "--selection_rows", "6", "--output_dir", str(tmp_path / "run")], capsys
+    )  # fmt: skip
+    assert "`weak_labels`" in line
 
 
 @pytest.mark.parametrize(
@@ -285,6 +297,10 @@ def test_flags_win_over_the_file(tmp_path):
     assert isinstance(args, AMALConfig)
     assert (data.data, args.learning_rate, args.mixing_start) == ("x", 5e-4, [0.3, 0.7])
     assert sources == {"a": {"loss": "entropy"}}
+
+
+def test_a_student_of_other_classes_gets_a_fresh_head(corpus):
+    assert load_student(str(corpus / "student"), ["a", "b"]).classifier.out_features == 2
 
 
 def test_a_good_configuration_runs(corpus, tmp_path, capsys):

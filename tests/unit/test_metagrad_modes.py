@@ -26,6 +26,7 @@ from helpers import (
 )
 from torch.nn import functional as F
 
+from amal_hf.choices import choose_estimator
 from amal_hf.metagrad import (
     SGD,
     DoubleBackward,
@@ -37,7 +38,7 @@ from amal_hf.metagrad import (
     Still,
     trainable,
 )
-from amal_hf.steering import MetaSampler, NetworkSteering, Step, choose_estimator
+from amal_hf.steering import MetaSampler, NetworkSteering, Step
 
 NETWORKS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta-v2", "modernbert", "xlnet", "gpt2", "llama")
 
