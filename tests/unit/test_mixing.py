@@ -215,7 +215,7 @@ def test_shared_source_that_never_speaks_stays():
 
 # ---- trust ----
 
-RIGHT, WRONG = 0.52 / 0.54, 0.02 / 0.54  # of two classes, before anything is learned
+RIGHT, WRONG = 0.6, 0.4  # of two classes, before anything is learned
 
 
 def two_class_rows() -> Rows:
@@ -225,21 +225,21 @@ def two_class_rows() -> Rows:
         losses=torch.zeros(2, 2, dtype=torch.float64),
         mask=torch.tensor([[True, True], [True, False]]),
         targets=torch.tensor([[[1.0, 0.0], [0.25, 0.75]], [[0.0, 1.0], [0.0, 0.0]]], dtype=torch.float64),
-        advice=torch.tensor([[0.6, -0.6], [0.0, 0.0]], dtype=torch.float64),
+        advice=torch.tensor([[1.2, -1.2], [0.0, 0.0]], dtype=torch.float64),
     )
 
 
 def posterior_by_hand() -> list[list[float]]:
     tempered = 2**-0.5
     both = [
-        math.exp(2.0 * 0.6) * (RIGHT * RIGHT**0.25 * WRONG**0.75) ** tempered,
-        math.exp(-2.0 * 0.6) * (WRONG * WRONG**0.25 * RIGHT**0.75) ** tempered,
+        math.exp(1.2) * (RIGHT * RIGHT**0.25 * WRONG**0.75) ** tempered,
+        math.exp(-1.2) * (WRONG * WRONG**0.25 * RIGHT**0.75) ** tempered,
     ]
     return [[p / sum(both) for p in both], [WRONG, RIGHT]]
 
 
 def test_trust_posterior_of_two_classes():
-    trust, rows = Trust(2, 2, torch.ones(2), temperature=2.0), two_class_rows()
+    trust, rows = Trust(2, 2, torch.ones(2)), two_class_rows()
     expected = posterior_by_hand()
     for found, row in zip(trust.posterior(rows).tolist(), expected, strict=True):
         assert found == pytest.approx(row, rel=1e-6)  # the counts are kept in float32
@@ -250,20 +250,33 @@ def test_trust_posterior_of_two_classes():
 
 
 def test_trust_learns_confusions_in_commit():
-    trust, rows = Trust(2, 2, torch.ones(2), temperature=2.0, forgetting=0.9), two_class_rows()
+    trust, rows = Trust(2, 2, torch.ones(2), forgetting=0.9), two_class_rows()
     before, (first, second) = trust.weights(rows), posterior_by_hand()
     trust.update(rows, torch.zeros(2, 2))
     assert torch.equal(trust.weights(rows), before)
     trust.commit()
     for c in range(2):  # [source, true, said]
-        kept = [0.9 * (0.52 if c == s else 0.02) for s in range(2)]
-        source0 = [kept[0] + 0.05 * first[c], kept[1] + 0.05 * second[c]]
-        source1 = [kept[0] + 0.05 * 0.25 * first[c], kept[1] + 0.05 * 0.75 * first[c]]
-        assert trust.counts[0, c].tolist() == pytest.approx(source0, rel=1e-5)
-        assert trust.counts[1, c].tolist() == pytest.approx(source1, rel=1e-5)
+        assert trust.counts[0, c].tolist() == pytest.approx([first[c], second[c]], rel=1e-5)
+        assert trust.counts[1, c].tolist() == pytest.approx([0.25 * first[c], 0.75 * first[c]], rel=1e-5)
     counts = trust.counts.clone()
     trust.commit()
-    torch.testing.assert_close(trust.counts, 0.9 * counts)  # nothing seen: only forgetting
+    torch.testing.assert_close(trust.counts, counts, rtol=0, atol=0)  # nothing seen, nothing forgotten
+    trust.update(rows, torch.zeros(2, 2))
+    new = torch.einsum("nc,nks->kcs", trust.posterior(rows), rows.targets).float()
+    trust.commit()
+    torch.testing.assert_close(trust.counts, 0.9 * counts + new)
+
+
+def test_trust_shrinks_a_rare_class_towards_the_source_s_own_rate():
+    """100 prior rows at the overall rate beside what was counted: class 2 was never seen, and borrows the rest's."""
+    trust = Trust(1, 3, torch.ones(1))
+    trust.counts[0, 0] = torch.tensor([90.0, 10.0, 0.0])
+    trust.counts[0, 1] = torch.tensor([0.0, 100.0, 0.0])
+    overall = (190 + 60) / (200 + 100)
+    confusion = trust.confusion()[0]
+    assert confusion[2].tolist() == pytest.approx([(1 - overall) / 2, (1 - overall) / 2, overall])
+    assert confusion[0, 0].item() == pytest.approx((90 + 100 * overall) / 200)
+    torch.testing.assert_close(confusion.sum(1), torch.ones(3))
 
 
 def test_trust_follows_the_advice():
