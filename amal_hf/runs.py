@@ -152,18 +152,25 @@ def default_model() -> str:
 def load_student(
     name: str, classes: Sequence[str], num_hidden_layers: int = 0, freeze_embeddings: bool = False
 ) -> PreTrainedModel:
-    """The student with a fresh head for `classes`, in float32; cut to its first layers where asked."""
+    """The student with a fresh head for `classes`, in float32; cut to its first layers where asked.
+
+    Raises:
+        FileNotFoundError: no such folder, and no such model on the Hub (or no way to it).
+    """
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name,
-        num_labels=len(classes),
-        id2label=ids,
-        label2id={v: k for k, v in ids.items()},
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # a checkpoint fine-tuned for other classes
-        **cut,
-    )
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            num_labels=len(classes),
+            id2label=ids,
+            label2id={v: k for k, v in ids.items()},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # a checkpoint fine-tuned for other classes
+            **cut,
+        )
+    except OSError as error:
+        raise FileNotFoundError(f"`model`: expected a folder or a name on the Hub, found {name!r}: {error}") from error
     model.get_input_embeddings().requires_grad_(not freeze_embeddings)
     return model
 

@@ -24,7 +24,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
 # card, a steering is chosen and made from a configuration, the commands call one another
 NEIGHBOURS = {
-    ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"), ("choices", "config"), ("choices", "steering"),
+    ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
+    ("choices", "config"), ("choices", "steering"),
     ("demo", "runs"), ("cli", "runs"), ("cli", "demo"), ("__main__", "cli"),
 }  # fmt: skip
 FIRST_FLOOR_PACKAGES = {"torch", "amal_hf", "__future__", "safetensors"}

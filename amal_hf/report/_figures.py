@@ -173,6 +173,9 @@ def _padded(ends: tuple[float, float]) -> tuple[float, float]:
 
 def _series(run: Run, group: Group, kind: str) -> np.ndarray | None:
     """One line `[S]` for a group: its members' lines, weighed by how many rows they speak about."""
+    whole = run.history.get(kind, {}).get(group.name)
+    if whole is not None and run.history.get("step"):
+        return np.array(whole, dtype=float)  # the run logged the group as one
     known = [k for k in group.members if run.sources[k] in run.history.get(kind, {})]
     if not known or not run.history.get("step"):
         return None
