@@ -19,14 +19,15 @@ class Trust(Mixing):
     E2), is a class distribution; the sources' confusion matrices $P_k(s \mid c)$ turn it into a
     posterior, and a source weighs what the posterior gives to the classes it asserts:
 
-    $$\pi_i(c) \propto \exp\!\Big(-\tau\,\frac{\partial V/\partial q_{ic}}{\lVert\cdot\rVert}\Big)
-        \prod_k \Big(\prod_s P_k(s \mid c)^{q_{iks}}\Big)^{\beta_i}, \qquad
+    $$\pi_i(c) \propto \exp(a_{ic}) \prod_k \Big(\prod_s P_k(s \mid c)^{q_{iks}}\Big)^{\beta_i}, \qquad
       \lambda_{ik} = \sum_c \pi_i(c)\, q_{ikc}$$
 
-    A source competes with every class it could have named, not only with the other sources, so a
-    row on which nobody is right weighs little. $P_k$ is learned online from the same posterior
-    (one Dawid–Skene M-step per optimizer step, with forgetting). $\beta_i = m_i^{-1/2}$ tempers the
-    product where $m_i$ sources speak, since labeling functions are not independent.
+    with the advice $a_i = -\tau\,\partial V/\partial q_i$ (centred, of length τ; see `Rows`). A source
+    competes with every class it could have named, not only with the other sources, so a row on which
+    nobody is right weighs little. $P_k$ is learned online from the same posterior (one Dawid–Skene M-step
+    per optimizer step, with forgetting) and shrunk towards the source's overall rate.
+    $\beta_i = m_i^{-1/2}$ tempers the product where $m_i$ sources speak, since labeling functions are
+    not independent.
 
     Memoryless per row: it needs no table, and weighs rows never seen before.
 
