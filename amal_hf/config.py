@@ -81,7 +81,8 @@ class AMALConfig(TrainingArguments):
         mixing_start: λ at the start: one number, or one per source.
         mixing_lr: κ, the step on the meta-gradient.
         mixing_scale: "unit" (v of unit length: κ is free of learning rate and batch) or "raw" (E1).
-        center: subtract each batch's mean meta-gradient per source: the mean weight stays.
+        center: subtract each micro-batch's mean meta-gradient per block of sources: the mean weight stays
+            (so splitting a batch changes it a little, unlike everything else here).
         normalize: "none", "row" (each row's weights sum to 1) or "mean" (their running mean does).
         refresh: "step" (inside `training_step`) or "epoch" (a pass over the training set).
         refresh_every, refresh_repeats: epochs between passes; steps on λ per group of a pass.
