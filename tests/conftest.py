@@ -1,0 +1,1 @@
+"""Being here puts tests/ on the path, so that test files can import `helpers`."""
