@@ -1,6 +1,6 @@
 """Two teachers, one of them bad: each has a column, each gets its own trust on every row.
 
-    python examples/02_distillation.py             # about a minute; the bad teacher's mean weight stays far below
+    python examples/02_distillation.py             # minutes; prints the mean weight of both teachers
 
 The good teacher is the corpus' own; the bad one is the same teacher with its rows shuffled. Nobody tells the trainer.
 """

@@ -1,6 +1,6 @@
 """No training labels at all: 13 labeling functions and 120 clean rows.
 
-    python examples/03_labeling_functions.py       # about a minute; prints coverage, accuracy and trust per function
+    python examples/03_labeling_functions.py       # minutes; prints accuracy and trust per function
 
 Each function is a source of its own, trusted per row. The table sets its learned weight beside its true accuracy.
 """

@@ -4,7 +4,7 @@
 
 Per seed: a 6-layer MiniLM is fine-tuned on the noisy labels (the teacher), then 2-layer students learn from the
 label alone, from fixed mixtures, and with learned weights. Half of `validation` steers, half selects. Every run is
-kept as JSON under --out; a killed benchmark goes on where it stopped. About 25 minutes a seed on 2 CPU cores.
+kept as JSON under --out; a killed benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
