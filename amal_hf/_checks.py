@@ -2,26 +2,79 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
 def one_of(argument: str, found: Any, allowed: Collection[Any]) -> None:
     """`found` is one of `allowed`."""
-    if found not in allowed:
-        raise ValueError(f"`{argument}`: expected one of {sorted(map(str, allowed))}, found {found!r}.")
+    if not isinstance(found, (str, int)) or found not in allowed:
+        raise ValueError(
+            f"`{argument}`: expected one of {sorted(map(str, allowed))}, found {found!r}. Choose one of these."
+        )
 
 
 def positive(argument: str, found: float, *, zero: bool = False) -> None:
     """`found` is positive (or zero, where allowed) and finite."""
-    if not (0 < found < float("inf") or (zero and found == 0)):
-        raise ValueError(f"`{argument}`: expected a {'non-negative' if zero else 'positive'} number, found {found!r}.")
+    if not _is_number(found) or not (0 < found < float("inf") or (zero and found == 0)):
+        kind = "non-negative" if zero else "positive"
+        raise ValueError(f"`{argument}`: expected a {kind} number, found {found!r}. Set it to one, or leave it out.")
 
 
 def between(argument: str, found: float, low: float, high: float) -> None:
     """low ≤ found ≤ high."""
-    if not low <= found <= high:
-        raise ValueError(f"`{argument}`: expected a number from {low} to {high}, found {found!r}.")
+    if not _is_number(found) or not low <= found <= high:
+        raise ValueError(
+            f"`{argument}`: expected a number from {low} to {high}, found {found!r}. Set it to one, or leave it out."
+        )
+
+
+def whole(argument: str, found: Any) -> None:
+    """`found` counts something."""
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise ValueError(f"`{argument}`: expected a whole number, found {found!r}. Set it to one, or leave it out.")
+
+
+def finite(argument: str, found: Sequence[Any]) -> None:
+    """A list of non-negative numbers."""
+    if not all(_is_number(each) and 0 <= each < float("inf") for each in found):
+        raise ValueError(f"`{argument}`: expected non-negative numbers, found {list(found)!r}. Give one per weight.")
+
+
+def of_type(argument: str, found: Any, kind: type | tuple[type, ...], expected: str, advice: str) -> None:
+    """`found` is of this kind, which `expected` describes and `advice` says how to come by."""
+    if not isinstance(found, kind):
+        raise ValueError(
+            f"`{argument}`: expected {expected}, found {type(found).__name__} {str(found)[:40]!r}. {advice}"
+        )
+
+
+def writable(argument: str, folder: str | Path) -> None:
+    """A folder that can be written, or made.
+
+    Raises:
+        OSError: it is a file, or where it would stand nothing may be written.
+    """
+    path = Path(folder).absolute()
+    effective = os.access in os.supports_effective_ids
+    try:
+        there = next(p for p in (path, *path.parents) if p.exists())
+        what = "" if there.is_dir() else "is not a folder"
+        allowed = os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
+    except PermissionError:  # a folder above it cannot even be looked into
+        there, what, allowed = path, "", False
+    if what or not allowed:
+        what = what or "may not be written"
+        raise OSError(
+            f"`{argument}`: expected a folder to write to, found that {str(there)!r} {what}. Name another folder, or "
+            "change its permissions."
+        )
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, (int, float)) and not isinstance(found, bool)
 
 
 def columns(argument: str, names: Collection[str], needed: Mapping[str, Sequence[str]]) -> None:
@@ -31,7 +84,7 @@ def columns(argument: str, names: Collection[str], needed: Mapping[str, Sequence
         if missing:
             raise ValueError(
                 f"`{argument}`: source {source!r} reads column(s) {missing}, found only {sorted(names)}. "
-                f"Add the column, or name another one in the loss."
+                "Add the column, or name another one in the loss."
             )
 
 
@@ -40,7 +93,7 @@ def start_values(found: Sequence[float], sources: Sequence[str]) -> None:
     if len(found) not in (1, 2, len(sources)):
         raise ValueError(
             f"`mixing_start`: expected 1 number, 2 ([primary, others]) or {len(sources)} (one per source "
-            f"{list(sources)}), found {len(found)}."
+            f"{list(sources)}), found {len(found)}. Give as many."
         )
 
 
@@ -54,12 +107,35 @@ def classes(where: str, found: Any, num_classes: int) -> None:
         )
 
 
+def numbers(where: str, kind: Any, whole: bool = False) -> None:
+    """A column of lists of numbers. `kind`: its Arrow type."""
+    inner = str(getattr(kind, "value_type", ""))
+    if not inner.startswith(("int", "uint") if whole else ("int", "uint", "float", "double", "halffloat")):
+        raise ValueError(
+            f"{where}: expected a list of {'whole ' * whole}numbers in every row, found values of type {kind}. "
+            "Convert the column, e.g. with `cast_column`."
+        )
+
+
+def within(where: str, low: float, high: float, least: float, most: float) -> None:
+    """All numbers of a column lie between two, or nearly."""
+    if low < least - 1e-3 or high > most + 1e-3:
+        told = "probabilities from 0 to 1" if most == 1 else "finite numbers"
+        raise ValueError(
+            f"{where}: expected {told}, found {low:.4g} to {high:.4g}. Mark what is missing with None, and give logits "
+            "to Distillation()."
+        )
+
+
 def equal_width(where: str, low: int, high: int, expected: int | None = None) -> None:
     """Lists of every row are equally long, and as long as expected."""
     wanted = high if expected is None else expected
     if not low == high == wanted:
         told = f"{low}" if low == high else f"{low} to {high}"
-        raise ValueError(f"{where}: expected {wanted} entries in every row, found {told}.")
+        classes = " and check the model's `num_labels`" if expected is not None else ""
+        raise ValueError(
+            f"{where}: expected {wanted} entries in every row, found {told}. Give every row as many{classes}."
+        )
 
 
 def votes(argument: str, low: int, high: int, num_classes: int) -> None:

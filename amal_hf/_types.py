@@ -22,6 +22,9 @@ from torch.utils._pytree import register_pytree_node
 ROW_ID = "row_id"
 """Column that identifies a training row across epochs, processes and runs."""
 
+SLOW_LOGITS = "slow_logits"
+"""Key under which the trainer puts what the student's slow copy says of a batch, `[N, C]`."""
+
 Tensors = dict[str, torch.Tensor]
 Batch = Mapping[str, torch.Tensor]
 RowFunction = Callable[[Any, Batch], torch.Tensor]

@@ -1,4 +1,4 @@
-"""`amal-hf demo | train | report`: the command line (floor 5)."""
+"""`amal-hf demo | train | label | report`: the command line (floor 5)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from transformers import HfArgumentParser
 
@@ -16,7 +17,10 @@ USAGE = """usage: amal-hf COMMAND ...
 
   demo [--output_dir DIR] [--model M]   learn whom to trust on the embedded corpus, in minutes
   train CONFIG.yaml [--field value ...] train on your own data; flags override the file
+  teach TEACHER [TEACHER ...] DATA --output_dir DIR  logits of teachers as columns, computed once
+  label LFS.py DATA --output_dir DIR    apply labeling functions and fit label models: votes and posteriors as columns
   report RUN_DIR                        write RUN_DIR/report.html anew
+  denoise RUN_DIR [OUT]                 the training rows with corrected labels, confidence and trust
 
 Every field of AMALConfig (and so of TrainingArguments) and of DataConfig is a flag: amal-hf train --help
 """
@@ -25,7 +29,7 @@ Every field of AMALConfig (and so of TrainingArguments) and of DataConfig is a f
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; user errors become one line on stderr and exit status 2."""
     command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {"demo": _demo, "train": _train, "report": _report}
+    commands = {"demo": _demo, "train": _train, "label": _label, "teach": _teach, "report": _report, "denoise": _denoise}
     if command not in commands:
         known = command in ("-h", "--help", "help")
         print(USAGE if known else f"amal-hf: no command {command!r}\n\n{USAGE}", file=None if known else sys.stderr)
@@ -90,12 +94,50 @@ def _train(argv: Sequence[str]) -> int:
     return 0
 
 
+def _label(argv: Sequence[str]) -> int:
+    from amal_hf.loading import load_splits, name_classes
+    from amal_hf.weak import LabelConfig, label_splits, load_functions
+
+    given = list(argv)
+    sought = given[:2] if not any(each.startswith("-") for each in given[:2]) else []
+    (config,) = HfArgumentParser(LabelConfig, prog="amal-hf label LFS.py DATA").parse_args_into_dataclasses(
+        given[len(sought) :]
+    )
+    if len(sought) < 2:
+        raise ValueError(f"`LFS.py DATA`: expected a Python file and a data set, found {given[:2]}.")
+    functions = load_functions(sought[0])
+    splits = name_classes(load_splits(sought[1]), config.label_column, config.classes or None)
+    tables, judged = label_splits(functions, splits, config)
+    for name, table in tables.items():
+        print(f"\n{name}\n{table.round(3).to_string()}")
+    print(f"\nhow often right, on covered rows with a label\n{judged.round(3).to_string()}")
+    print(f"\nvotes and posteriors {config.output_dir}")
+    return 0
+
+
+def _teach(argv: Sequence[str]) -> int:
+    from amal_hf.distill import run
+
+    return run(argv)
+
+
 def _report(argv: Sequence[str]) -> int:
     from amal_hf.report import write_report
 
     if len(argv) != 1:
         raise ValueError(f"`RUN_DIR`: expected one folder, found {list(argv)}. Usage: amal-hf report RUN_DIR")
     print(write_report(argv[0]))
+    return 0
+
+
+def _denoise(argv: Sequence[str]) -> int:
+    from amal_hf.denoising import denoise
+
+    if not 1 <= len(argv) <= 2:
+        raise ValueError(f"`RUN_DIR`: expected a run folder and maybe an output folder, found {list(argv)}.")
+    corpus = denoise(*argv)
+    target = argv[1] if len(argv) == 2 else f"{argv[0]}/denoised"
+    print(f"{len(corpus)} rows, mean confidence {np.mean(corpus['confidence'][:]):.3f}: {target}")
     return 0
 
 

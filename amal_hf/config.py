@@ -36,9 +36,28 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Version 1 of the same paper: a convex mixture per row.
     "alm-kd": {"mixing": "instance", "constraint": "simplex", "lookahead": "sgd"},
     "shared": {"mixing": "shared", "constraint": "simplex", "lookahead": "sgd"},
+    # Learning to reweight: the rectified meta-gradient is the weight, at θ′ = θ, anew at every step.
+    "l2r": {"mixing": "reweight"},
+    # Meta-Weight-Net: losses in, weights out. Held at mean 1 (the original is not): the net may sink every weight.
+    "meta-weight-net": {"mixing": "meta-weight-net", "lookahead": "sgd", "mixing_lr": 1e-3, "normalize": "mean"},
+    # A network that also reads votes and agreement; steered as "trust" is.
+    "network": {
+        "mixing": "network",
+        "mixing_lr": 1e-3,
+        "probe_weight": 0.7,
+        "meta_every": 5,
+        "meta_start": 0.1,
+        "normalize": "mean",
+    },
+    # The default of rule denoising: what the clean rows know is asked once, before training (`amal_hf.evidence`), so
+    # that they can be trained on as well; the student's slow copy corrects it from then on.
+    "denoise": {"mixing": "corrected", "normalize": "mean", "evidence_column": "evidence"},
     # The incumbent: hand-set weights, all equal unless `mixing_start` says otherwise.
     "fixed": {"mixing": "fixed"},
 }
+
+PREDICTED = ("meta-weight-net", "network")
+"""Mixings that are networks, learned by Adam: κ of a table would be far too large a step."""
 
 DEFAULTS: dict[str, Any] = {
     "mixing": "trust",
@@ -59,6 +78,9 @@ DEFAULTS: dict[str, Any] = {
     "lookahead_params": "head",
     "estimator": "auto",
     "probe_weight": 0.0,
+    "evidence_column": "",
+    "slow_decay": 0.98,
+    "slow_start": 0.3,
 }
 
 
@@ -74,12 +96,14 @@ class AMALConfig(TrainingArguments):
     field below is None: `to_dict`, the command line and HP search see the values in force.
 
     Args:
-        recipe: "trust" (default), "amal", "amal-step", "alm-kd", "shared" or "fixed"; see `RECIPES`.
-        mixing: "trust", "instance" (a table), "shared" (a vector) or "fixed".
+        recipe: "trust" (default), "amal", "amal-step", "alm-kd", "shared", "l2r", "meta-weight-net", "network",
+            "denoise" or "fixed"; see `RECIPES`.
+        mixing: "trust", "instance" (a table), "shared" (a vector), "reweight" (no memory), "meta-weight-net" or
+            "network" (predicted), "corrected" (from a column of evidence) or "fixed".
         constraint: "box" or "simplex", for "instance" and "shared".
         clamp: [low, high] of the box.
-        mixing_start: λ at the start: one number, or one per source.
-        mixing_lr: κ, the step on the meta-gradient.
+        mixing_start: λ at the start: one number, or one per source; "meta-weight-net" starts where its network does.
+        mixing_lr: κ, the step on the meta-gradient; Adam's learning rate where a network predicts the weights.
         mixing_scale: "unit" (v of unit length: κ is free of learning rate and batch) or "raw" (E1).
         center: subtract each micro-batch's mean meta-gradient per block of sources: the mean weight stays
             (so splitting a batch changes it a little, unlike everything else here).
@@ -95,6 +119,9 @@ class AMALConfig(TrainingArguments):
             so this is your choice and never `auto`'s.
         estimator: "auto", "head", "forward", "difference" or "double" — how that derivative is computed.
         probe_weight: share of the retrained-head direction in v, 0..1; needs the head.
+        evidence_column: log-probabilities `[C]` of a row's class, known before training (`amal_hf.evidence`).
+        slow_decay: d of the student's slow copy, where `SlowCopy` is among the losses.
+        slow_start: optimizer steps before the copy says anything; below 1, their share of all steps.
 
     Raises:
         ValueError: an unknown name or a number out of range, with what was expected and found.
@@ -107,7 +134,7 @@ class AMALConfig(TrainingArguments):
 
     # --- What is mixed how ---
     recipe: str = field(default="trust", metadata={"help": f"One of {', '.join(RECIPES)}"})
-    mixing: str = _knob("trust | instance | shared | fixed")
+    mixing: str = _knob("trust | instance | shared | reweight | meta-weight-net | network | corrected | fixed")
     constraint: str = _knob("box | simplex")
     clamp: list[float] = _knob("low and high of the box")
     mixing_start: list[float] = _knob("start of λ: one number, or one per source")
@@ -127,6 +154,10 @@ class AMALConfig(TrainingArguments):
     lookahead_params: str = _knob("head | all")
     estimator: str = _knob("auto | head | forward | difference | double")
     probe_weight: float = _knob("share of the retrained-head direction, 0..1")
+    # --- What is known beforehand, and what the student has learned ---
+    evidence_column: str = _knob("column of log-probabilities known before training")
+    slow_decay: float = _knob("d of the student's slow copy")
+    slow_start: float = _knob("steps before the slow copy speaks; below 1: share of all steps")
     # --- Data ---
     text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "Columns to tokenize"})
     max_length: int = field(default=128, metadata={"help": "Tokens kept per row"})
@@ -139,6 +170,8 @@ class AMALConfig(TrainingArguments):
         if self.mixing not in (None, recipe["mixing"]):
             # another mixing than the recipe's: of the recipe, only what is not about its mixing holds
             recipe = {"mixing": self.mixing}
+            if self.mixing in PREDICTED:
+                recipe["mixing_lr"] = RECIPES[self.mixing]["mixing_lr"]
         if self.lookahead_params == "all":
             recipe.pop("probe_weight", None)  # the probe is a head
         for name, value in {**DEFAULTS, **recipe}.items():
@@ -151,7 +184,7 @@ class AMALConfig(TrainingArguments):
 
     def _check(self) -> None:
         allowed = {
-            "mixing": ("trust", "instance", "shared", "fixed"),
+            "mixing": ("trust", "instance", "shared", "reweight", *PREDICTED, "corrected", "fixed"),
             "constraint": ("box", "simplex"),
             "mixing_scale": ("unit", "raw"),
             "normalize": ("none", "row", "mean"),
@@ -165,6 +198,8 @@ class AMALConfig(TrainingArguments):
         for name in ("mixing_lr", "refresh_every", "refresh_repeats", "meta_every", "meta_batch_size", "max_length"):
             _checks.positive(name, getattr(self, name))
         _checks.positive("meta_start", self.meta_start, zero=True)
+        _checks.positive("slow_start", self.slow_start, zero=True)
+        _checks.between("slow_decay", self.slow_decay, 0.0, 1.0)
         _checks.between("probe_weight", self.probe_weight, 0.0, 1.0)
         if len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
             raise ValueError(f"`clamp`: expected two numbers [low, high] with low < high, found {self.clamp}.")
@@ -181,8 +216,15 @@ class AMALConfig(TrainingArguments):
                 f"`estimator`: the head's derivative has the closed form 'head', found {self.estimator!r}. "
                 "Set lookahead_params='all' to differentiate the whole network."
             )
-        if self.mixing == "trust" and self.refresh == "epoch":
-            raise ValueError("`refresh`: mixing='trust' has no table to refresh; expected 'step', found 'epoch'.")
+        if self.mixing == "corrected" and not self.evidence_column:
+            raise ValueError(
+                "`evidence_column`: mixing='corrected' expects a column of log-probabilities, found none. Add it with "
+                "`amal_hf.evidence.clean_evidence`, or set recipe='denoise'."
+            )
+        if self.mixing in ("trust", "reweight", "corrected", *PREDICTED) and self.refresh == "epoch":
+            raise ValueError(
+                f"`refresh`: mixing={self.mixing!r} has no table to refresh; expected 'step', found 'epoch'."
+            )
 
     def describe(self) -> str:
         """The fields above as one JSON line, for model cards and logs."""

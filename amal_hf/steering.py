@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,6 +60,7 @@ class Step:
         losses_of: outputs -> `[N, K + C]`, the sources and then the classes.
         lookahead: the virtual step.
         num_rows: N of (E1), the effective batch over processes and accumulation.
+        summed: gradients of this process -> their sum over all processes.
     """
 
     outputs: Outputs
@@ -69,6 +70,7 @@ class Step:
     losses_of: Callable[[Outputs], Tensor]
     lookahead: Lookahead
     num_rows: int
+    summed: Callable[[Tensors], Tensors] = dict
 
     @property
     def padded_weights(self) -> Tensor:
@@ -159,7 +161,7 @@ class HeadSteering(Steering):
         params = {name: p.detach().float() for name, p in self.head.params().items()}
         return HeadProblem.on(
             features.float(),
-            lambda logits: step.losses_of(Outputs(logits=logits)),
+            lambda logits: step.losses_of(Outputs({**step.outputs, "logits": logits})),
             names=self.head.names,
             params=params,
             weights=step.padded_weights.detach(),
@@ -172,6 +174,8 @@ class HeadSteering(Steering):
         features = self._tap.features(step.outputs.logits)
         problem = self.problem(features, step)
         if (due and new) or self._direction is None:
+            if step.lookahead.needs_gradient:
+                problem = replace(problem, known_gradient=step.summed(problem.gradient()))
             if self._direction is None:
                 self.fill()
             else:
@@ -247,7 +251,7 @@ class NetworkSteering(Steering):
         params = trainable(self.model)
         loss = (step.padded_weights * step.losses_of(step.outputs)).sum() / step.num_rows
         grads = torch.autograd.grad(loss, list(params.values()), retain_graph=True, materialize_grads=True)
-        return dict(zip(params, grads, strict=True))
+        return step.summed(dict(zip(params, grads, strict=True)))
 
     def state(self) -> Tensors:
         return {"lookaheads": self.lookaheads}
@@ -265,23 +269,55 @@ def split_along(along: Tensor, length: Tensor, num_sources: int, num_rows: int, 
     """D `[N, K + C]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
     sources, classes = along[:, :num_sources], along[:, num_sources:]
     gradient = -sources / num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
-    return gradient, centred_unit(classes)
+    advice = centred_unit(classes)
+    # a direction that overflowed tells nothing: no weight moves
+    return gradient.nan_to_num(0.0, 0.0, 0.0), advice.nan_to_num(0.0, 0.0, 0.0)
+
+
+def summed(accelerator: Accelerator, gradients: Tensors) -> Tensors:
+    """The sum of every process's gradients, in one message."""
+    if accelerator.num_processes == 1:
+        return gradients
+    flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients.values()]), "sum")
+    parts = flat.split([g.numel() for g in gradients.values()])
+    return {name: part.view_as(g) for part, (name, g) in zip(parts, gradients.items(), strict=True)}
 
 
 def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
-    """Rows and gradient of every process, each row once (accelerate repeats rows to even out the last batch)."""
-    if accelerator.num_processes == 1:
-        return rows, gradient
-    mine = {**vars(rows), "gradient": gradient, "real": torch.ones(len(gradient), device=gradient.device)}
-    mine = {name: t.to(gradient.device) for name, t in mine.items()}
-    padded = accelerator.pad_across_processes(mine, dim=0)
-    every = {name: accelerator.gather(t) for name, t in padded.items()}
-    index = every["index"].cpu()
-    real = every.pop("real").cpu().bool()
-    first = torch.zeros(len(index), dtype=torch.bool)
-    seen: set[int] = set()
-    for position, (i, is_real) in enumerate(zip(index.tolist(), real.tolist(), strict=True)):
-        first[position] = is_real and i not in seen
-        seen |= {i} if is_real else set()
-    kept = {name: t[first.to(t.device)] for name, t in every.items()}
-    return Rows(**{name: kept[name] for name in vars(rows)}), kept["gradient"]
+    """Rows and gradient `[N, K]` of every process, each row once, the same on every process."""
+    columns = {name: t for name, t in vars(rows).items() if t.dim() > 0 and name != "index"}
+    index, *every = everyones(accelerator, rows.index, *columns.values(), gradient)
+    return replace(rows, index=index, **dict(zip(columns, every[:-1], strict=True))), every[-1]
+
+
+def everyones(accelerator: Accelerator, index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """What every process knows of its rows, each row once: accelerate repeats rows to even out the last batch.
+
+    Args:
+        index: position of each row in the training set, `[N]`; -1 for rows of a stream, which all count.
+        columns: tensors `[N, ...]`.
+
+    Returns:
+        `index` and `columns`, longer: one message holds them all.
+    """
+    if accelerator.num_processes > 1:
+        index, *gathered = _gathered(accelerator, index, columns)
+        columns = tuple(gathered)
+    order = torch.arange(len(index))
+    _, inverse = index.unique(return_inverse=True)
+    first = torch.full_like(order, len(order)).scatter_reduce(0, inverse, order, "amin")[inverse]
+    kept = (index < 0) | (first == order)
+    return (index, *columns) if kept.all() else (index[kept], *(c[kept.to(c.device)] for c in columns))
+
+
+def _gathered(accelerator: Accelerator, index: Tensor, columns: Sequence[Tensor]) -> list[Tensor]:
+    dtype, device = torch.float32, columns[0].device
+    for column in columns:
+        dtype = torch.promote_types(dtype, column.dtype)
+    # a position is whole in two float32 numbers, and a row that only pads has no 1 behind them
+    place = torch.stack([index.div(2**20, rounding_mode="floor"), index.remainder(2**20), torch.ones_like(index)], 1)
+    mine = torch.cat([t.to(device, dtype).flatten(1) for t in (place, *(c[:, None] for c in columns))], 1)
+    every = accelerator.gather(accelerator.pad_across_processes(mine))
+    place, *parts = every[every[:, 2] == 1].split([3, *(c[0].numel() for c in columns)], dim=1)
+    index = (place[:, 0].double() * 2**20 + place[:, 1].double()).long().cpu()
+    return [index, *(p.reshape(-1, *c.shape[1:]).to(c.dtype) for p, c in zip(parts, columns, strict=True))]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,12 +18,11 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from amal_hf import _checks
-from amal_hf._files import write_json, write_tensors
-from amal_hf._types import ROW_ID, Outputs, RowFunction, Tensors
+from amal_hf._files import discard_but, no_folder_left, save_whole, write_json, write_tensors
+from amal_hf._types import ROW_ID, SLOW_LOGITS, Outputs, RowFunction, Tensors
 from amal_hf.callbacks import EpochRefresh
 from amal_hf.card import amend_model_card
-from amal_hf.choices import make_lookahead, make_mixing, make_steering
+from amal_hf.choices import check_finite, check_launch, look_over, make_lookahead, make_mixing, make_steering
 from amal_hf.config import AMALConfig
 from amal_hf.data import (
     LABEL_ALIASES,
@@ -30,17 +30,17 @@ from amal_hf.data import (
     RowIndex,
     SourceCollator,
     check_said,
-    first_row,
-    guard_splits,
+    clean_rows,
     in_tokens,
     weights_dataset,
     with_row_ids,
 )
 from amal_hf.history import Stopwatch, WeightHistory, groups
-from amal_hf.losses import Loss, LossStack
+from amal_hf.losses import Loss, SlowCopy
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
 from amal_hf.mixing import Mixing, Rows, centred, share
-from amal_hf.steering import Steering, Step, of_all_processes, split_along
+from amal_hf.slow import SlowModel
+from amal_hf.steering import Steering, Step, everyones, of_all_processes, split_along, summed
 
 logger = logging.get_logger(__name__)
 
@@ -90,39 +90,25 @@ class AMALTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = args or AMALConfig("tmp_trainer")
-        example = first_row(train_dataset)
-        self.stack = LossStack(losses, example)
-        self._check_sources(args, example, meta_dataset, mixing)
         eval_dataset = kwargs.pop("eval_dataset", None)
         named = {"train": train_dataset, "meta": meta_dataset, "eval": eval_dataset}
-        guard_splits(named, args.text_columns, args.strict)
+        self.stack, example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing)
+        self._our_columns = [*self.stack.columns, *filter(None, [args.evidence_column])]
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
-        super().__init__(model, args, train_dataset=tokens(train_dataset), eval_dataset=tokens(eval_dataset), **kwargs)
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"`nn.DataParallel`: expected one device per process, found {self.args.n_gpu} in one. "
-                "Start with `accelerate launch` or `torchrun`."
-            )
-        check_said(train_dataset, meta_dataset, self.stack.losses.values(), self.model.config.num_labels)
-        self.data_collator = SourceCollator(self.data_collator, [*self.stack.columns, ROW_ID], example)
-        self.meta_dataset = tokens(meta_dataset)
-        self._given_mixing = mixing
-        if self.args.refresh == "epoch":
-            self.add_callback(EpochRefresh(self))
-        self._start_afresh()
+        with no_folder_left(args.output_dir):
+            splits = {"train_dataset": tokens(train_dataset), "eval_dataset": tokens(eval_dataset)}
+            super().__init__(model, args, **splits, **kwargs)
+            num_classes = self.model.config.num_labels
+            check_said(train_dataset, meta_dataset, self.stack.losses.values(), num_classes, eval_dataset)
+            self.data_collator = SourceCollator(self.data_collator, [*self._our_columns, ROW_ID], example)
+            self.meta_dataset = tokens(meta_dataset)
+            self._given_mixing = mixing
+            if self.args.refresh == "epoch":
+                self.add_callback(EpochRefresh(self))
+            self._start_afresh()
 
     # ---- before training: check at the door, start afresh ----
-
-    def _check_sources(self, args: AMALConfig, example: Mapping[str, Any], meta: Any, mixing: Mixing | None) -> None:
-        _checks.columns("train_dataset", example, {name: loss.columns for name, loss in self.stack.losses.items()})
-        _checks.start_values(args.mixing_start, self.stack.names)
-        learns = args.mixing != "fixed" if mixing is None else mixing.learns
-        if learns and (meta is None or len(meta) == 0):
-            raise ValueError(
-                "`meta_dataset`: expected clean rows that steer the weights, found none. Hold out a few labelled "
-                "rows (10 per class help already), or set mixing='fixed'."
-            )
 
     def _start_afresh(self) -> None:
         """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
@@ -130,15 +116,12 @@ class AMALTrainer(Trainer):
         num_rows = len(self.train_dataset) if counted else None
         self.positions = RowIndex(self.train_dataset[ROW_ID][:] if counted else None)
         self.mixing = deepcopy(self._given_mixing) or make_mixing(
-            self.args, self.stack.names, self.model.config.num_labels, num_rows
+            self.args, self.stack.names, self.model.config.num_labels, num_rows, self.stack.position(SlowCopy)
         )
-        if self.mixing.per_row and not counted:
-            raise ValueError(
-                "`train_dataset`: a weight per row needs a data set that can be indexed, found a stream "
-                f"({type(self.train_dataset).__name__}). Use mixing='trust', 'shared' or 'fixed'."
-            )
+        check_launch(self, self.mixing, counted)
         self.history = WeightHistory(self.stack.names, num_rows)
         self._steering: Steering | None = None
+        self._slow: SlowModel | None = None
         self._restored: Tensors = {}
         self._mean_weight = torch.zeros(())  # running mean over rows of Σ_k λ_ik; 0: none yet
         self._weight_sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
@@ -153,8 +136,7 @@ class AMALTrainer(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        extra = {*self.stack.columns, ROW_ID, *LABEL_ALIASES}
-        self._signature_columns += sorted(extra - set(self._signature_columns))
+        self._signature_columns += sorted({*self._our_columns, ROW_ID, *LABEL_ALIASES} - {*self._signature_columns})
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return super()._get_dataloader(in_tokens(dataset, self.processing_class, self.args), *args, **kwargs)
@@ -172,9 +154,16 @@ class AMALTrainer(Trainer):
         if self.mixing.learns and self._steering is None and self.args.refresh == "step":
             self._steering = self.steer(self._for_model(inputs))
             self._steering.load_state(self._restored)
+        self._self_train(inputs)
         self._noise = Noise(self.args.device)
         with nullcontext() if self._steering is None else self._steering.tap():
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite(self, "loss", loss)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        check_finite(self, "gradient", norm := super()._get_grad_norm(*args, **kwargs))
+        return norm
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -186,20 +175,30 @@ class AMALTrainer(Trainer):
         outputs = model_outputs(raw)
         losses, mask = self.stack(outputs, inputs), self.stack.mask(inputs)
         weights = self._weights(outputs, losses, mask, inputs)
+        self._seen = inputs.get(ROW_ID), losses.detach()  # to name what was not finite
         loss = (weights * losses).sum(1).mean()
         return (loss, raw) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
 
-    @property
-    def _meta_start(self) -> int:
-        start = self.args.meta_start
+    def _self_train(self, inputs: dict[str, Any]) -> None:
+        """Where the slow copy is a source: keep it, and write what it says into the batch."""
+        if self.stack.position(SlowCopy) is None:
+            return
+        if self._slow is None:
+            self._slow = SlowModel(self.accelerator.unwrap_model(self.model), self.args.slow_decay)
+            self._slow.load_state(self._restored)
+        if self.state.global_step >= self._steps(self.args.slow_start):
+            inputs[SLOW_LOGITS] = self._slow.logits(self._for_model(inputs))
+
+    def _steps(self, start: float) -> int:
         return int(start * self.state.max_steps if start < 1 else start)
 
     def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
         """What the model's forward reads: everything but the sources' columns."""
-        ours = {*self.stack.columns, ROW_ID, LABELS, *LABEL_ALIASES} - (set(self.label_names) if labels else set())
+        ours = {*self._our_columns, SLOW_LOGITS, ROW_ID, LABELS, *LABEL_ALIASES}
+        ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 
     def _weights(self, outputs: Outputs, losses: Tensor, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
@@ -211,13 +210,14 @@ class AMALTrainer(Trainer):
             mask=mask,
             targets=self.stack.targets(inputs, num_classes),
             advice=outputs.logits.new_zeros(num_rows, num_classes, dtype=torch.float32),
+            evidence=inputs.get(self.args.evidence_column, outputs.logits.new_zeros(num_rows, num_classes).float()),
         )
-        if self._steering is not None and self.state.global_step >= self._meta_start:
+        if self._steering is not None and self.state.global_step >= self._steps(self.args.meta_start):
             with self.meta_clock:
                 rows = self._look_ahead(outputs, rows, inputs)
         weights = self.mixing.weights(rows).detach()
         if self.args.log_weights:
-            self.history.record(rows.index, weights, rows.losses, mask)
+            self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, mask))
         return self._normalized(weights, mask, count=True)
 
     def _look_ahead(self, outputs: Outputs, rows: Rows, inputs: dict[str, Any]) -> Rows:
@@ -231,28 +231,26 @@ class AMALTrainer(Trainer):
             losses_of=lambda out: self.stack.with_classes(out, inputs),
             lookahead=self.virtual_step(),
             num_rows=len(rows.losses) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
+            summed=partial(summed, self.accelerator),
         )
-        due = (self.state.global_step - self._meta_start) % self.args.meta_every == 0
+        due = (self.state.global_step - self._steps(self.args.meta_start)) % self.args.meta_every == 0
         new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
         seen = self._steering.look(step, due=due, new=new)
         if seen is None:
             return rows
         gradient, advice = split_along(*seen, len(self.stack), step.num_rows, self.args.mixing_scale)
-        if self.args.center:
-            gradient = centred(gradient, rows.mask, list(groups(self.stack.names).values()))
         rows = replace(rows, advice=self._steering.sharpness.to(advice) * advice)
-        self.mixing.update(*of_all_processes(self.accelerator, rows, gradient))
+        every, gradient = of_all_processes(self.accelerator, rows, gradient)
+        if self.args.center:
+            gradient = centred(gradient, every.mask, list(groups(self.stack.names).values()))
+        self.mixing.update(every, gradient)
         return rows
 
     def steer(self, inputs: Mapping[str, Any]) -> Steering:
         """How D is computed for this model; `inputs` is any batch of the model's inputs."""
-        keep = [c for c in self._remove_unused_columns(self.meta_dataset, "meta").column_names if c != ROW_ID]
-        clean = self.meta_dataset.select_columns(keep)
-        encode = lambda rows: self._for_model(  # noqa: E731
-            self._prepare_inputs(self.data_collator([clean[i] for i in rows]))
-        )
-        column = next(c for c in (LABELS, *LABEL_ALIASES) if c in clean.column_names)
-        labels = torch.as_tensor(clean[column][:], device=self.args.device)
+        clean, labels = clean_rows(self._remove_unused_columns(self.meta_dataset, "meta"), self.args.device)
+        batch = lambda rows: self._prepare_inputs(self.data_collator([clean[i] for i in rows]))  # noqa: E731
+        encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
         return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision)
 
@@ -278,6 +276,8 @@ class AMALTrainer(Trainer):
             return
         self._committed_step = self.state.global_step
         self.mixing.commit()
+        if self._slow is not None:
+            self._slow.follow()
         total, rows = self.accelerator.reduce(self._weight_sums.to(self.args.device), "sum").cpu()
         if rows > 0 and total > 0:
             # the first step sets the mean, later ones move it by a tenth
@@ -305,8 +305,16 @@ class AMALTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _amal_state(self) -> Tensors:
-        steering = self._steering.state() if self._steering is not None else {}
-        return {**self.mixing.state(), **self.history.state(), **steering, "mean_weight": self._mean_weight}
+        parts = [self.mixing, self.history, *filter(None, [self._steering, self._slow])]
+        return {name: t for part in parts for name, t in part.state().items()} | {"mean_weight": self._mean_weight}
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
+
+    def _finalize_training(self, trial: Any, *args: Any) -> Any:
+        if self.args.should_save and self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
+            discard_but(self._get_output_dir(trial), 1, best, newest=False)  # `Trainer` would do so file by file
+        return super()._finalize_training(trial, *args)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

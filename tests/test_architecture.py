@@ -15,18 +15,19 @@ HOUSE = Path(amal_hf.__file__).parent
 FLOORS = [
     {"_types", "_checks", "_files"},
     {"losses", "mixing", "metagrad", "history"},
-    {"data", "loading", "metrics", "corpus"},
-    {"config", "steering", "choices"},
+    {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill"},
+    {"config", "steering", "choices", "slow"},
     {"trainer", "callbacks", "card", "report"},
-    {"runs", "demo", "cli", "__main__"},
+    {"runs", "demo", "denoising", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
 # card, a steering is chosen and made from a configuration, the commands call one another
 NEIGHBOURS = {
     ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
-    ("choices", "config"), ("choices", "steering"),
-    ("demo", "runs"), ("cli", "runs"), ("cli", "demo"), ("__main__", "cli"),
+    ("choices", "config"), ("choices", "steering"), ("distill", "loading"),
+    ("demo", "runs"), ("cli", "runs"), ("runs", "denoising"), ("cli", "denoising"), ("cli", "demo"),
+    ("__main__", "cli"),
 }  # fmt: skip
 FIRST_FLOOR_PACKAGES = {"torch", "amal_hf", "__future__", "safetensors"}
 FILES = sorted(HOUSE.rglob("*.py"))

@@ -12,26 +12,58 @@ house.
 `MajorityVote`         one source for all of them
 `Entropy`              confidence, e.g. on rows no function covers
 `Agreement`            KL(student ‖ posterior)
+`PosteriorLabel`       the likeliest class of a posterior
+`Unlabelled`           another loss, on the rows without a gold class
+`FromVotes`            a loss of a posterior that votes give at the time
+`SlowCopy`             self-training: the student's own moving average
 `FunctionLoss`         your own `(outputs, batch) -> [N]`
 =====================  ==========================================================
+
+SPEAR's seven losses, among them those of CAGE's own parameters, are listed in `amal_hf.losses.spear`.
 """
 
 from amal_hf.losses.base import FunctionLoss, Loss
 from amal_hf.losses.cross_entropy import CrossEntropy
 from amal_hf.losses.distillation import Distillation
+from amal_hf.losses.hints import Hint, Relation
 from amal_hf.losses.labeling import ABSTAIN, LabelingFunctions, MajorityVote
 from amal_hf.losses.regularizers import Agreement, Entropy
+from amal_hf.losses.slow_copy import SlowCopy
+from amal_hf.losses.spear import (
+    FromVotes,
+    PosteriorLabel,
+    Unlabelled,
+    cage_log_joint,
+    labelled_likelihood,
+    posterior_divergence,
+    quality_guide,
+    vote_likelihood,
+)
 from amal_hf.losses.stack import LossStack
+from amal_hf.losses.tasks import BinaryCrossEntropy, SquaredError
 
 __all__ = [
     "ABSTAIN",
     "Agreement",
+    "BinaryCrossEntropy",
     "CrossEntropy",
     "Distillation",
     "Entropy",
+    "FromVotes",
     "FunctionLoss",
+    "Hint",
     "LabelingFunctions",
     "Loss",
     "LossStack",
     "MajorityVote",
+    "PosteriorLabel",
+    "Relation",
+    "SlowCopy",
+    "SquaredError",
+    "Unlabelled",
+    "cage_log_joint",
+    "labelled_likelihood",
+    "posterior_divergence",
+    "quality_guide",
+    "vote_likelihood",
 ]

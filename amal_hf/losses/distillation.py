@@ -7,28 +7,37 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from amal_hf import _checks
 from amal_hf._types import Batch, Outputs
 from amal_hf.losses.base import Loss
+from amal_hf.losses.divergences import DIVERGENCES
 
 
 @dataclass(frozen=True)
 class Distillation(Loss):
     r"""Match a teacher whose logits (or probabilities) are a dataset column.
 
-    $$\ell_i = T^2\, \mathrm{KL}\big(\mathrm{softmax}(t_i/T)\,\|\,\mathrm{softmax}(z_i/T)\big)
-      \quad\text{or}\quad \ell_i = \tfrac1C \sum_c (z_{ic}-t_{ic})^2$$
+    With $p = \mathrm{softmax}(t_i/T)$, $q = \mathrm{softmax}(z_i/T)$ and $m = (p+q)/2$:
+
+    $$\ell_i = T^2\,\mathrm{KL}(p\,\|\,q) \;\text{("kl")}, \quad
+      T^2\,\mathrm{KL}(q\,\|\,p) \;\text{("reverse_kl")}, \quad
+      \tfrac{T^2}{2}\,[\mathrm{KL}(p\,\|\,m) + \mathrm{KL}(q\,\|\,m)] \;\text{("js")},$$
+
+    $$\tfrac{T^2}{C}\textstyle\sum_c \mathrm{KL}\big(\mathrm{B}(\sigma(t_{ic}/T))\,\|\,\mathrm{B}(\sigma(z_{ic}/T))\big)
+      \;\text{("sigmoid")}, \quad \tfrac1C \textstyle\sum_c (z_{ic}-t_{ic})^2 \;\text{("mse")}$$
 
     Args:
         column: the teacher's `[N, C]`, in the student's class order. A row of `None` or NaN means
             the teacher abstains there.
-        temperature: $T$ > 0; the factor $T^2$ keeps gradients of the same size across $T$.
-        kind: "kl", or "mse" on logits.
-        probabilities: the column holds probabilities; their logarithm is taken as logits.
+        temperature: $T$ > 0; the factor $T^2$ keeps gradients of the same size across $T$. "mse" has none.
+        kind: "kl"; "reverse_kl" (a small student need not cover all the teacher does); "js" (bounded, so that one
+            absurd row cannot outweigh the batch); "sigmoid" for multi-label; "mse" on logits, and for regression.
+        probabilities: the column holds probabilities; their logarithm ("sigmoid": log-odds) is taken as logits.
+        mask_column: a column of booleans `[N]`; where it is False the teacher abstains.
 
     Returns:
-        `[N]`, in nats ("kl") or squared logits ("mse"); 0 where the teacher abstains.
+        `[N]`, in nats ("mse": squared logits); 0 where the teacher abstains.
 
     Raises:
         ValueError: `temperature` not positive, unknown `kind`, or "mse" on probabilities.
@@ -37,44 +46,51 @@ class Distillation(Loss):
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}
         >>> Distillation(temperature=4.0)(Outputs(logits=torch.zeros(1, 2)), batch)  # shape: [1]
         tensor([0.4848])
+        >>> Distillation(kind="js", temperature=1.0)(Outputs(logits=torch.zeros(1, 2)), batch)  # shape: [1]
+        tensor([0.0895])
 
     References:
-        Hinton, Vinyals, Dean (2015), equation 2 and section 2.1 (MSE as the high-temperature limit).
+        Hinton, Vinyals, Dean (2015), equation 2 and section 2.1 (MSE as the high-temperature limit); Gu et al. (2024,
+        arXiv 2306.08543), section 2.1 (reverse KL); Lin (1991), equation 4.1 (Jensen–Shannon).
     """
 
     column: str = "teacher_logits"
     temperature: float = 4.0
-    kind: Literal["kl", "mse"] = "kl"
+    kind: Literal["kl", "reverse_kl", "js", "sigmoid", "mse"] = "kl"
     probabilities: bool = False
+    mask_column: str = ""
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature`: expected a positive number, found {self.temperature}.")
-        if self.kind not in ("kl", "mse"):
-            raise ValueError(f"`kind`: expected 'kl' or 'mse', found {self.kind!r}.")
+        _checks.positive("temperature", self.temperature)
+        _checks.one_of("kind", self.kind, DIVERGENCES)
         if self.kind == "mse" and self.probabilities:
             raise ValueError("`kind`: 'mse' compares logits, but `probabilities=True`. Use kind='kl'.")
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (self.column,)
+        return (self.column, self.mask_column) if self.mask_column else (self.column,)
 
     def mask(self, batch: Batch) -> Tensor:
-        return ~batch[self.column].isnan().any(-1)
+        return spoken(batch, self.column, self.mask_column)
 
     def _teacher(self, batch: Batch) -> Tensor:
         teacher = torch.nan_to_num(batch[self.column], posinf=None, neginf=None)
-        return teacher.clamp_min(1e-12).log() if self.probabilities else teacher
+        if not self.probabilities:
+            return teacher
+        return torch.logit(teacher, 1e-6) if self.kind == "sigmoid" else teacher.clamp_min(1e-12).log()
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        teacher, student, t = self._teacher(batch).to(outputs.logits.dtype), outputs.logits, self.temperature
-        if self.kind == "mse":
-            rows = (student - teacher).square().mean(-1)
-        else:
-            log_p, log_q = F.log_softmax(teacher / t, -1), F.log_softmax(student / t, -1)
-            p = log_p.exp()  # 0 where the teacher rules a class out: 0 · log 0 = 0
-            rows = t * t * (p * torch.where(p > 0, log_p - log_q, 0.0)).sum(-1)
+        teacher, t = self._teacher(batch).to(outputs.logits.dtype), self.temperature if self.kind != "mse" else 1.0
+        rows = t * t * DIVERGENCES[self.kind](teacher / t, outputs.logits / t)
         return torch.where(self.mask(batch), rows, 0.0)
 
-    def target(self, batch: Batch, num_classes: int) -> Tensor:
+    def target(self, batch: Batch, num_classes: int) -> Tensor | None:
+        if self.kind == "sigmoid" or num_classes == 1:
+            return None  # no class competes with another: there is no distribution over them
         return self._teacher(batch).softmax(-1) * self.mask(batch)[:, None]
+
+
+def spoken(batch: Batch, column: str, mask_column: str = "") -> Tensor:
+    """True where a row of `column`, `[N, ...]`, holds no NaN and `mask_column`, if any, agrees. Shape `[N]`."""
+    said = ~batch[column].isnan().flatten(1).any(1)
+    return said & (batch[mask_column] == 1) if mask_column else said

@@ -48,6 +48,11 @@ class LossStack:
             self.slices[name] = slice(start, start + len(block))
             start += len(block)
 
+    def position(self, kind: type[Loss]) -> int | None:
+        """Column of the first loss of a kind; None: there is none."""
+        found = (self.slices[name].start for name, loss in self.losses.items() if isinstance(loss, kind))
+        return next(found, None)
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -17,6 +17,7 @@ from amal_hf.metagrad.estimators import (
 from amal_hf.metagrad.functional import Noise, PureModel, in_float32, in_mode, model_outputs, trainable
 from amal_hf.metagrad.head import Head, HeadTap, find_head
 from amal_hf.metagrad.lookahead import SGD, Adam, Lookahead, Still
+from amal_hf.metagrad.memory import ridge_leave_one_out
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "in_float32",
     "in_mode",
     "model_outputs",
+    "ridge_leave_one_out",
     "trainable",
 ]

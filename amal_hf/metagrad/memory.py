@@ -69,7 +69,7 @@ class CleanMemory:
         counts = truth.sum(0)
         shares = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # [M, 1], sum 1
         now = self._stacked(head, present)
-        probe, probe_left_out = _ridge(design, shares, 1 / self.num_classes - truth, ridge)
+        probe, probe_left_out = ridge_leave_one_out(design, shares, 1 / self.num_classes - truth, ridge)
         student = {name: p.detach().to(self.features) for name, p in head.params().items()}
         residual = head.logits(student, self.features).double().softmax(-1) - truth
         now_left_out = design @ now - _length(design).square() * residual * _scale_of(now, design, residual)
@@ -99,7 +99,7 @@ def centred_unit(advice: Tensor) -> Tensor:
     return advice / advice.norm(dim=1, keepdim=True).clamp_min(1e-30)
 
 
-def _ridge(design: Tensor, shares: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def ridge_leave_one_out(design: Tensor, shares: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """Weighted ridge regression: coefficients `[H + 1, C]`, and each row's prediction by the others, `[M, C]`."""
     gram = design.T @ (shares * design)
     gram.diagonal().add_(ridge * gram.diagonal().mean())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Rows:
         advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
             (METHODS E2), centred over classes, its length τ in nats how far that can be believed;
             zeros before the first lookahead.
+        evidence: log-probabilities of the row's class known before training, `[N, C]`; zeros where there is no such
+            column.
     """
 
     index: Tensor
@@ -30,6 +32,7 @@ class Rows:
     mask: Tensor
     targets: Tensor
     advice: Tensor
+    evidence: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 class Mixing(ABC):

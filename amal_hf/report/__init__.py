@@ -2,16 +2,19 @@
 
 `write_report(run_dir)` reads a run folder and writes `run_dir/report.html`. The page opens
 offline: figures are inline SVG, style is inline CSS, there is no script. It shows every name and
-every text of the corpus as text, whatever it holds.
+every text of the corpus as text, whatever it holds. `write_trust_table(run_dir)` writes, for runs with
+labeling functions, `trust_table.csv` and `trust_rows.jsonl`: which function to mend, and where.
 
 What flows where (N training rows, K sources, C classes, S snapshots of λ):
 
 ==================  =====================================================================
 `run.json`          `classes` [C], `sources` [K]; `name`, `primary`, `recipe`, `config`,
-                    `data`, `versions`, `seed`, `seconds`, `meta_share`, `asserts`
+                    `data`, `versions`, `seed`, `seconds`, `meta_share`, `asserts`; `clean`,
+                    source -> its `votes` on the clean rows, and how many are `right`
 `rows/`             a saved `datasets.Dataset`, N rows: `row_id`, `text`, `label`,
                     `weights` [K], `mask` [K]; `majority`, `votes` [M], `teacher`,
-                    `student`, `student_confidence`, `true_label`
+                    `student`, `student_confidence`, `true_label`, `probe`; `corrected` [C], the
+                    probabilities of the corrected label
 `history.json`      optional: `step` [S], `epoch` [S]; `mean`, `q10`, `q90`: source -> [S]
 `metrics.json`      optional: `selection` and `test` with `accuracy`, `macro_f1`, `ece`;
                     `comparison`, a list of methods with the same numbers
@@ -25,6 +28,7 @@ or null for a source that names no class, such as an entropy loss. Without an en
 says `teacher`, M sources `rules/...` say `votes` in order, and `label` or `primary` says `label`.
 """
 
+from amal_hf.report.functions import write_trust_table
 from amal_hf.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_trust_table"]

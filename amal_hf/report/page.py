@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from amal_hf.report import _figures
+from amal_hf.report.functions import FunctionTrust, judge_functions
 from amal_hf.report.run import NONE, Run, read_run
 from amal_hf.report.summary import (  # noqa: F401
     SMALL,
@@ -32,6 +33,7 @@ from amal_hf.report.summary import (  # noqa: F401
 LISTED = 50
 """Rows on the page whose primary source is least trusted."""
 _LONG = 320  # characters of a text shown before it folds
+_MOST_FUNCTIONS = 40  # labeling functions with rows on the page; the others' are in trust_rows.jsonl
 _MOST_ALONE = 16  # sources drawn one by one; above, groups
 _SCORES = {
     "accuracy": ("accuracy", max),
@@ -78,6 +80,7 @@ def render_page(run: Run) -> str:
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "duration": duration}
     listed = least_trusted(run, LISTED)
+    functions = judge_functions(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         about=run.about,
@@ -95,6 +98,8 @@ def render_page(run: Run) -> str:
         majority=_figures.with_majority(run, alone if len(alone) <= _MOST_ALONE else grouped),
         truth=_figures.right_and_wrong(run),
         area=auroc(run.weights[:, [run.primary]][both], same[both]),
+        functions=functions,
+        function_rows=[_function_rows(run, each) for each in functions[:_MOST_FUNCTIONS]],
         rows=[_row(run, int(i)) for i in listed],
         wrong=(int((both & ~same)[listed].sum()), int(both[listed].sum()), int((both & ~same).sum()), int(both.sum())),
     )
@@ -161,6 +166,25 @@ def _row(run: Run, i: int) -> dict[str, Any]:
         "weight": float(run.weights[i, run.primary]),
         "disagree": disagreeing([label, columns["teacher"], *votes]),
     }
+
+
+def _function_rows(run: Run, function: FunctionTrust) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows on which a function is least and most trusted, as the page shows them."""
+    assert run.corrected is not None
+
+    def shown(i: int) -> dict[str, Any]:
+        text = " ".join(str(run.rows[i]["text"] or "").split())
+        vote, corrected = int(run.votes[i, function.column]), int(run.corrected[i].argmax())
+        return {
+            "text": text if len(text) <= _LONG else text[:_LONG].rsplit(" ", 1)[0] + " …",
+            "weight": float(run.weights[i, function.source]),
+            "vote": run.class_name(vote),
+            "corrected": run.class_name(corrected),
+            "differs": vote != corrected,
+            "confidence": float(run.corrected[i].max()),
+        }
+
+    return [(title, [shown(int(i)) for i in at]) for title, at in (("Least", function.least), ("Most", function.most))]
 
 
 def number(value: Any, digits: int = 2) -> str:

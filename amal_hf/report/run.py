@@ -15,6 +15,7 @@ from datasets import Dataset, load_from_disk
 
 NONE = -1
 """Class index of a source (or a student) that names no class on a row."""
+_NAMED = ("label", "majority", "teacher", "probe", "student", "true_label")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Run:
         mask: True where the source says something about the row, `[N, K]`.
         said: the class each source asserts, `[N, K]`; -1 where it names none.
         votes: one class per labeling function, `[N, M]`; -1 abstains.
-        columns: name -> classes `[N]` for label, majority, teacher, student, true_label; -1 is none.
+        asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function.
+        corrected: probabilities of the corrected label, `[N, C]`; None if absent.
+        columns: name -> classes `[N]` for label, majority, teacher, probe, student, true_label; -1 is none.
     """
 
     about: dict[str, Any]
@@ -40,6 +43,8 @@ class Run:
     mask: np.ndarray
     said: np.ndarray
     votes: np.ndarray
+    asserts: dict[str, str | None]
+    corrected: np.ndarray | None
     columns: dict[str, np.ndarray]
 
     @property
@@ -95,7 +100,8 @@ def read_run(run_dir: str | Path) -> Run:
             )
     mask &= np.isfinite(weights)
     votes = _matrix(table["votes"], NONE, np.int64) if "votes" in table.column_names else np.empty((len(rows), 0), int)
-    columns = {name: _classes(table, name) for name in ("label", "majority", "teacher", "student", "true_label")}
+    columns = {name: _classes(table, name) for name in _NAMED}
+    asserts = {**_usual(about["sources"], about.get("primary"), votes.shape[1]), **(about.get("asserts") or {})}
     return Run(
         about=about,
         history=_check_history(_object(folder / "history.json")),
@@ -103,8 +109,10 @@ def read_run(run_dir: str | Path) -> Run:
         rows=rows,
         weights=np.where(mask, weights, np.nan),
         mask=mask,
-        said=np.where(mask, _said(about, columns, votes), NONE),
+        said=np.where(mask, _said(about["sources"], asserts, columns, votes), NONE),
         votes=votes,
+        asserts=asserts,
+        corrected=_matrix(table["corrected"], 0.0, np.float64) if "corrected" in table.column_names else None,
         columns=columns,
     )
 
@@ -180,12 +188,13 @@ def _classes(table: pa.Table, name: str) -> np.ndarray:
     return np.where(found < 0, NONE, found)
 
 
-def _said(about: Mapping[str, Any], columns: Mapping[str, np.ndarray], votes: np.ndarray) -> np.ndarray:
+def _said(
+    sources: Sequence[str], asserts: Mapping[str, str | None], columns: Mapping[str, np.ndarray], votes: np.ndarray
+) -> np.ndarray:
     """The class each source asserts, `[N, K]`, before the mask."""
     places = {**columns, **{f"votes/{j}": votes[:, j] for j in range(votes.shape[1])}}
     silent = np.full(len(votes), NONE)
-    where = {**_usual(about["sources"], about.get("primary"), votes.shape[1]), **(about.get("asserts") or {})}
-    return np.stack([places.get(where.get(name) or "", silent) for name in about["sources"]], axis=1)
+    return np.stack([places.get(asserts.get(name) or "", silent) for name in sources], axis=1)
 
 
 def _usual(sources: Sequence[str], primary: str | None, width: int) -> dict[str, str | None]:

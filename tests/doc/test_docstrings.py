@@ -16,6 +16,7 @@ import amal_hf
 from amal_hf import losses, metagrad, mixing
 
 FACADES = ["amal_hf", "amal_hf.losses", "amal_hf.mixing", "amal_hf.metagrad", "amal_hf.corpus", "amal_hf.report"]
+FACADES += ["amal_hf.evidence", "amal_hf.weak", "amal_hf.distill"]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(amal_hf.__path__, "amal_hf.") if not m.name.endswith("__main__"))
 SHAPE = re.compile(r"`?\[[A-Z0-9][^\]]*\]")
 # what carries other things about, and is told in words

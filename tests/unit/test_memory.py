@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from amal_hf.metagrad import Head
-from amal_hf.metagrad.memory import CleanMemory, _ridge
+from amal_hf.metagrad.memory import CleanMemory, ridge_leave_one_out
 
 
 def memory(features, labels, num_classes):
@@ -18,7 +18,7 @@ def test_left_out_predictions_are_those_of_a_refit_without_the_row():
     design = torch.randn(12, 4, dtype=torch.float64, generator=generator)
     target = torch.randn(12, 3, dtype=torch.float64, generator=generator)
     shares = torch.rand(12, 1, dtype=torch.float64, generator=generator)
-    coefficients, left_out = _ridge(design, shares, target, ridge=0.5)
+    coefficients, left_out = ridge_leave_one_out(design, shares, target, ridge=0.5)
     penalty = 0.5 * (design.T @ (shares * design)).diagonal().mean() * torch.eye(4, dtype=torch.float64)
     torch.testing.assert_close(design.T @ (shares * (design @ coefficients - target)) + penalty @ coefficients,
                                torch.zeros(4, 3, dtype=torch.float64))  # fmt: skip

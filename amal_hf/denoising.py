@@ -1,0 +1,285 @@
+"""Rule denoising from end to end: evidence and gold rows before a run, the corrected corpus after it (floor 5)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from amal_hf import _checks
+from amal_hf._types import ROW_ID
+from amal_hf.config import AMALConfig
+from amal_hf.data import LABEL_ALIASES, LABELS, check_said
+from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, with_gold
+from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, SlowCopy
+from amal_hf.trainer import AMALTrainer
+from amal_hf.weak.voted import cast_votes, check_functions
+
+PARQUET = "corpus.parquet"
+
+
+def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dict[str, Dataset]:
+    """The rows of a run, before anything is computed from them: what the sources say is about its classes.
+
+    Args:
+        parts: `train` and `meta` (the clean rows), and any other split.
+        losses: the sources.
+
+    Returns:
+        parts, `train` without a label that no source reads.
+
+    Raises:
+        ValueError: a column that is missing, or that says something else than it should.
+    """
+    train, clean = parts["train"], parts["meta"]
+    classes = clean.features["label"].names
+    here = [LABELS if name in LABEL_ALIASES else name for name in train.column_names]
+    _checks.columns("train_dataset", here, {name: loss.columns for name, loss in losses.items()})
+    for loss in losses.values():
+        if isinstance(loss, LabelingFunctions):
+            check_functions(train, clean, loss.column, classes, loss.names)
+    check_said(train, clean, losses.values(), len(classes))
+    idle = [c for c in LABEL_ALIASES if c in train.column_names]
+    if any(LABELS in loss.columns for loss in losses.values()):
+        return dict(parts)
+    return {**parts, "train": train.remove_columns(idle)}
+
+
+def add_evidence(
+    parts: Mapping[str, Dataset],
+    losses: Mapping[str, Loss],
+    student: PreTrainedModel,
+    tokenizer: Any,
+    args: AMALConfig,
+    votes_column: str,
+    teacher_columns: list[str],
+) -> tuple[dict[str, Dataset], dict[str, Loss]]:
+    """What recipe "denoise" adds to a run: columns of evidence, the clean rows in the batches, and three sources.
+
+    Args:
+        parts: `train` and `meta` (the clean rows), and any other split.
+        losses: the sources so far.
+        student: the model before training.
+        teacher_columns: logits; those that the clean rows have as well are weighed as further experts.
+
+    Returns:
+        parts whose `train` also holds the clean rows, and losses with "probe", "self" and "gold" besides.
+    """
+    if args.evidence_column in parts["train"].column_names:
+        return dict(parts), dict(losses)
+    train, clean = clean_evidence(
+        parts["train"], parts["meta"], student, tokenizer,
+        votes=votes_column,
+        opinions=[c for c in teacher_columns if c in parts["meta"].column_names],
+        text_columns=args.text_columns,
+        max_length=args.max_length,
+        bf16=args.bf16,
+    )  # fmt: skip
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
+    share = gold_share(len(clean), seen)
+    added = {"probe": CrossEntropy(PROBE), "self": SlowCopy(), "gold": CrossEntropy(GOLD)}
+    rows = with_gold(train, clean, share)
+    if ROW_ID in train.column_names:  # the clean rows repeat: theirs are new
+        ids = np.asarray(train[ROW_ID][:])
+        new = ids.max() + 1 + np.arange(len(rows) - len(train))
+        rows = rows.add_column(ROW_ID, np.concatenate([ids, new]))
+    return {**parts, "train": rows, "meta": clean}, {**losses, **added}
+
+
+def corrected(claimed: torch.Tensor, student: torch.Tensor, evidence: torch.Tensor | None) -> torch.Tensor:
+    r"""The corrected label of every row, `[N, C]`: what was known of it, and what the student makes of it.
+
+    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without evidence}\quad
+      \pi_i \propto \Big(\sum_k \lambda_{ik} q_{ik}\Big)^{1/2} p_i^{1/2}$$
+
+    Args:
+        claimed: Σ_k λ_ik q_ik, `[N, C]`.
+        student: its probabilities p, `[N, C]`.
+        evidence: log π⁰ `[N, C]`, where the run had it.
+    """
+    total = claimed.sum(1, keepdim=True)
+    even = torch.full_like(claimed, 1 / claimed.shape[1])
+    known = torch.where(total > 0, claimed / total.clamp_min(1e-9), even).clamp_min(1e-3).log()
+    return ((known if evidence is None else evidence) / 2 + student.clamp_min(1e-6).log() / 2).softmax(1)
+
+
+def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+    """Every training row with what was said about it, by whom, how far each was trusted, and what is made of it.
+
+    Args:
+        trainer: after training.
+        rows: its training rows as they were before tokens; the gold rows among them are left out.
+    """
+    trainer.args.train_sampling_strategy = "random"  # "group_by_length" would also order what is predicted
+    predicted = trainer.predict(trainer.train_dataset)
+    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
+    probs = torch.as_tensor(logits).softmax(-1)
+    masks, targets = [], []
+    tokens = {"input_ids", "attention_mask", "token_type_ids"}
+    said = trainer.train_dataset.remove_columns([c for c in tokens if c in trainer.train_dataset.column_names])
+    keep = [c for c in said.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
+    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):
+        masks.append(trainer.stack.mask(batch))
+        targets.append(trainer.stack.targets(batch, probs.shape[-1]))
+    mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
+    weights = trainer.history.last_weights()
+    slow = trainer.stack.position(SlowCopy)
+    if slow is not None:  # what it said is not kept, only how far it was believed
+        mask[:, slow] = True
+    mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
+    text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
+    columns: dict[str, Any] = {
+        ROW_ID: trainer.positions.ids.tolist(),
+        "text": text,
+        "label": [-1] * len(rows),
+        "majority": _argmax(target.sum(1)),
+        "votes": [[] for _ in text],
+        "teacher": [-1] * len(rows),
+        "student": probs.argmax(-1).tolist(),
+        "student_confidence": probs.amax(-1).tolist(),
+        "weights": torch.nan_to_num(weights).tolist(),
+        "mask": mask.tolist(),
+    }
+    for name, loss in trainer.stack.losses.items():
+        block = target[:, trainer.stack.slices[name]]
+        if isinstance(loss, CrossEntropy) and loss.column == "labels":
+            columns["label"] = _argmax(block[:, 0])
+        elif isinstance(loss, Distillation):
+            columns["teacher"] = _argmax(block[:, 0])
+        elif loss.columns == (PROBE,):
+            columns["probe"] = _argmax(block[:, 0])
+        elif isinstance(loss, LabelingFunctions):
+            columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
+    evidence = trainer.args.evidence_column
+    known = torch.as_tensor(np.asarray(rows[evidence][:])) if evidence else None
+    claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
+    columns["corrected"] = corrected(claimed, probs, known).tolist()
+    if "true_label" in rows.column_names:
+        columns["true_label"] = rows["true_label"][:]
+    explained = Dataset.from_dict(columns)
+    if GOLD not in rows.column_names:
+        return explained
+    return explained.select(np.flatnonzero(np.asarray(rows[GOLD][:]) == -100))
+
+
+def _argmax(mass: torch.Tensor) -> list[int]:
+    return torch.where(mass.sum(-1) > 0, mass.argmax(-1), -1).tolist()
+
+
+def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """How often each labeling function votes on the clean rows, and is right: source -> {"votes", "right"}.
+
+    Args:
+        clean: rows with `label`, and with votes `[M, K]` where they have them.
+        losses: the sources of the run.
+        names: loss -> the names of its sources.
+    """
+    counts = {}
+    for name, loss in losses.items():
+        if isinstance(loss, LabelingFunctions) and loss.column in clean.column_names:
+            rows, votes = cast_votes(clean, loss.column)
+            right = votes == np.asarray(clean["label"][:])[rows, None]
+            for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
+                counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
+    return counts
+
+
+def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
+    """The denoised corpus of a run, saved as a data set and as Parquet.
+
+    Columns: `row_id`, `text`, `label` (the corrected class), `confidence` (its probability), `probabilities` `[C]`,
+    `trust` (source -> λ, null where it says nothing), and whatever of `votes`, `label_before`, `teacher`, `true_label`
+    the run had. Rows are in the order of the training rows.
+
+    Args:
+        run_dir: what `amal-hf train` wrote.
+        output_dir: a new or empty folder, or a corpus written before, which is replaced; default `RUN_DIR/denoised`.
+
+    Returns:
+        the corpus, ready for `push_to_hub`.
+
+    Raises:
+        FileNotFoundError: no run in that folder.
+        ValueError: a run of an earlier version, whose rows hold no corrected label; a folder with other files.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
+        raise FileNotFoundError(
+            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
+        )
+    target = Path(output_dir) if output_dir else run_dir / "denoised"
+    if target.exists() and not (target / PARQUET).is_file() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(
+            f"`OUT`: expected a new folder or a corpus written before, found other files in {str(target)!r}."
+        )
+    run = json.loads((run_dir / "run.json").read_text())
+    rows = load_from_disk(run_dir / "rows")
+    if "corrected" not in rows.column_names:
+        raise ValueError(
+            f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
+            "with this version."
+        )
+    corpus = _corpus(rows, run["sources"], run["classes"])
+    _save(corpus, target)
+    return load_from_disk(target)
+
+
+def _corpus(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
+    """The rows of a run as a corpus; every column has a type, also where nothing was said."""
+    read = rows.with_format("numpy")
+    probabilities = np.asarray(read["corrected"][:], dtype=np.float32)
+    weights, mask = np.asarray(read["weights"][:], np.float32), np.asarray(read["mask"][:])
+    spoken = [k for k in range(len(sources)) if mask[:, k].any()]
+    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
+    table = {
+        ROW_ID: np.asarray(read[ROW_ID][:]),
+        "text": pa.array(rows["text"][:], pa.string()),
+        "label": probabilities.argmax(1),
+        "confidence": probabilities.max(1),
+        "probabilities": list(probabilities),
+        "trust": pa.StructArray.from_arrays(trust, [sources[k] for k in spoken]),
+    }
+    named = ClassLabel(names=list(classes))
+    features: dict[str, Any] = {
+        ROW_ID: Value("int64"),
+        "text": Value("string"),
+        "label": named,
+        "confidence": Value("float32"),
+        "probabilities": List(Value("float32")),
+        "trust": {sources[k]: Value("float32") for k in spoken},
+    }
+    if any(len(votes) for votes in rows["votes"][:1]):
+        table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
+    for column, kept in (("label", "label_before"), ("teacher", "teacher"), ("true_label", "true_label")):
+        said = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
+        if (said >= 0).any():
+            table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named
+    return Dataset(pa.table(table)).cast(Features(features))
+
+
+def _save(corpus: Dataset, target: Path) -> None:
+    """As a data set and as Parquet, in a folder that appears whole."""
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        corpus.save_to_disk(work / "made")
+        corpus.to_parquet(work / "made" / PARQUET)
+        if target.is_dir():
+            os.replace(target, work / "before")
+        os.replace(work / "made", target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

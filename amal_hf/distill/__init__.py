@@ -1,0 +1,43 @@
+"""Before training: teachers become columns, and a teacher's layers a student (floor 2).
+
+`teach` reads teachers once and keeps what they say in files named by all it depends on; the trainer reads columns
+(`Distillation("teacher_logits")`) and never runs a teacher.
+
+========================  ==========================================================
+`teach`, `teach_splits`   teachers -> columns of logits, pooled and hidden features
+`student_from_teacher`    embeddings, chosen layers and head of a teacher
+`add_hint_head`           a student returns features, projected, beside its logits
+`class_order`             a teacher's classes in the data's order
+`TeacherCache`            what is kept, and under which fingerprint
+========================  ==========================================================
+"""
+
+from amal_hf.distill.alignment import class_order, output_order
+from amal_hf.distill.cache import Reading, TeacherCache
+from amal_hf.distill.command import run
+from amal_hf.distill.features import check_layers, mean_pooled, pooled_layers
+from amal_hf.distill.hints import HintHead, add_hint_head, remove_hint_head
+from amal_hf.distill.student import find_layers, student_from_teacher
+from amal_hf.distill.teachers import Teacher, find_teachers
+from amal_hf.distill.teaching import TeachConfig, teach, teach_splits
+
+__all__ = [
+    "HintHead",
+    "Reading",
+    "TeachConfig",
+    "Teacher",
+    "TeacherCache",
+    "add_hint_head",
+    "check_layers",
+    "class_order",
+    "find_layers",
+    "find_teachers",
+    "mean_pooled",
+    "output_order",
+    "pooled_layers",
+    "remove_hint_head",
+    "run",
+    "student_from_teacher",
+    "teach",
+    "teach_splits",
+]

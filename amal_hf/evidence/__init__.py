@@ -1,0 +1,40 @@
+r"""What a few clean rows say about every other row, before the student is trained (floor 2).
+
+Two experts are asked about the class of a row, and the clean rows decide how far each is believed:
+
+- a **probe**: ridge regression from the student's own encoder (pretrained, not yet trained; mean over tokens) to the
+  clean rows' classes: the lookahead of a head taken to its end, the head retrained from zero on all clean rows;
+- the **votes**: naive Bayes, each function's precision counted on the clean rows and shrunk towards its overall rate;
+
+and any further `[N, C]` columns of log-probabilities, such as a teacher's logits. With $E_e$ `[N, C]` what expert e
+says, the corrected label is
+
+$$\log \pi_{ic} = \log b_c + \sum_e w_e E_{e,ic} + \text{const}, \qquad w_e \in [0, 3]$$
+
+w is fitted to the clean rows, each judged by the *others* (leave-one-out), so nothing is believed because it was
+memorised; b are the classes' shares among the rows to be judged, half-way from equal ones.
+
+==================  ==========================================================
+`clean_evidence`    adds the columns `evidence` (log π) and `probe`
+`gold_share`        how large that share should be
+`with_gold`         adds the clean rows themselves, as a share of every batch
+`without_gold`      the rows without them
+`Probe`             the first expert
+`Precision`         the second
+==================  ==========================================================
+"""
+
+from amal_hf.evidence.columns import EVIDENCE, GOLD, PROBE, clean_evidence, gold_share, with_gold, without_gold
+from amal_hf.evidence.experts import Precision, Probe
+
+__all__ = [
+    "EVIDENCE",
+    "GOLD",
+    "PROBE",
+    "Precision",
+    "Probe",
+    "clean_evidence",
+    "gold_share",
+    "with_gold",
+    "without_gold",
+]

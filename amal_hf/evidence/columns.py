@@ -1,0 +1,189 @@
+"""Evidence as columns: the trainer reads them and asks nobody (floor 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, concatenate_datasets
+from torch import Tensor, nn
+
+from amal_hf import _checks
+from amal_hf._types import ROW_ID
+from amal_hf.evidence.experts import Precision, Probe, centred, class_shares, fit_weights
+
+EVIDENCE, PROBE, GOLD = "evidence", "probe", "gold"
+"""log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
+
+VISITS = 10  # of a clean row in a run
+SURE = 20.0  # nats between the class of a gold row and the others
+
+
+def clean_evidence(
+    train: Dataset,
+    clean: Dataset,
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    votes: str = "weak_labels",
+    opinions: Sequence[str] = (),
+    text_columns: Sequence[str] = ("text",),
+    max_length: int = 128,
+    bf16: bool = False,
+) -> tuple[Dataset, Dataset]:
+    """Add the columns `evidence` and `probe` to the rows and, leave-one-out, to the clean rows.
+
+    Args:
+        train: rows to be judged, `[N]`.
+        clean: a few rows with a `label` (a `ClassLabel`), and with the columns below where they have them.
+        model: the student before training; only its encoder is read.
+        votes: column of votes, -1 abstains ("", or absent from `train`: none).
+        opinions: further columns of logits or log-probabilities, in the order of the classes.
+        max_length: tokens kept per row.
+        bf16: run the encoder under bfloat16 autocast.
+
+    Returns:
+        train and clean with both columns; everything else as it was.
+
+    Raises:
+        ValueError: clean rows of a single class, or without a column of `opinions`.
+
+    References:
+        Wolpert (1992), section 2; Saerens, Latinne, Decaestecker (2002), equation 2.2.
+    """
+    num_classes = clean.features["label"].num_classes
+    labels = torch.as_tensor(clean["label"][:])
+    if len(labels.unique()) < 2:
+        raise ValueError(
+            f"`clean`: expected rows of at least 2 of the {num_classes} classes, found {len(labels.unique())}. "
+            "Label a few rows of every class (10 per class help already)."
+        )
+    _checks.columns("clean", clean.column_names, {"opinions": list(opinions)})
+    features = mean_pooled(model, tokenizer, text_columns, max_length, bf16)
+    probe = Probe.fit(features(clean), labels, num_classes)
+    heard: list[Callable[[Dataset], Tensor]] = [lambda rows: probe(features(rows))]
+    left_out = [probe.left_out]
+    if votes and votes in train.column_names:
+        width = len(next(v for v in train[votes] if v is not None))
+        said = _votes(clean, votes, width) if votes in clean.column_names else None
+        precision = Precision.count(said, labels, num_classes, width)
+        heard.append(lambda rows: precision(_votes(rows, votes, width)))
+        left_out.append(precision.left_out)
+    for column in opinions:
+        heard.append(partial(_opinion, column))
+        left_out.append(_opinion(column, clean))
+    weights = fit_weights(torch.stack(left_out, 1), labels)
+
+    def judge(rows: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+        batch = Dataset.from_dict(rows)
+        said = torch.stack([ask(batch) for ask in heard], 1)
+        return _columns(said, weights, num_classes)
+
+    judged = train.map(judge, batched=True, batch_size=2048, desc="Weighing evidence", load_from_cache_file=False)
+    log_odds = torch.as_tensor(np.asarray(judged.with_format("numpy")[EVIDENCE][:]))
+    prior = class_shares(log_odds.double()).log()
+    known = _columns(torch.stack(left_out, 1), weights, num_classes)
+    return (
+        _with_column(judged, EVIDENCE, (log_odds + prior).log_softmax(1).float().numpy()),
+        _with_column(
+            _with_column(clean, PROBE, known[PROBE]),
+            EVIDENCE,
+            (torch.as_tensor(known[EVIDENCE]) + prior).log_softmax(1).float().numpy(),
+        ),
+    )
+
+
+def gold_share(clean_rows: int, rows_seen: int) -> float:
+    """The share of clean rows in a run that sees `rows_seen` rows: each about ten times, within 1/4 to 3/4.
+
+    Example:
+        >>> gold_share(60, 7680), gold_share(500, 7680)
+        (0.25, 0.6510416666666666)
+    """
+    return min(max(VISITS * clean_rows / rows_seen, 0.25), 0.75)
+
+
+def with_gold(train: Dataset, clean: Dataset, share: float = 0.25) -> Dataset:
+    """The rows and, so often that they are `share` of all, the clean rows; `gold` `[N]` says which.
+
+    Args:
+        train: rows with the columns of `clean_evidence`; their `label`, if any, is left alone and not read.
+        clean: rows with `label` and the same columns.
+        share: of the rows that are clean, in (0, 1).
+
+    Returns:
+        the rows with a column `gold`: the class of a clean row, -100 on the others. The `evidence` of a clean row
+        is its class.
+    """
+    _checks.between("share", share, 0.0, 1.0)
+    times = max(1, round(share / (1 - share) * len(train) / len(clean)))
+    labels = np.asarray(clean["label"][:])
+    sure = SURE * np.eye(clean.features["label"].num_classes, dtype=np.float32)[labels]
+    sure -= np.log(np.exp(sure).sum(1, keepdims=True))
+    gold = _with_column(_with_column(clean, EVIDENCE, sure), GOLD, labels)
+    shared = [c for c in train.column_names if c in gold.column_names and c != ROW_ID]
+    rows = _with_column(train, GOLD, np.full(len(train), -100))
+    rows = rows.remove_columns([ROW_ID]) if ROW_ID in rows.column_names else rows
+    gold = gold.select_columns([*shared, GOLD])
+    gold = gold.cast(Features({c: rows.features[c] for c in gold.column_names}))
+    return concatenate_datasets([rows, gold.select(np.tile(np.arange(len(gold)), times))])
+
+
+def without_gold(train: Any) -> Any:
+    """The rows that `with_gold` did not add; a data set without such a column as it is."""
+    if not isinstance(train, Dataset) or GOLD not in train.column_names:
+        return train
+    return train.select(np.flatnonzero(np.asarray(train[GOLD][:]) == -100))
+
+
+def mean_pooled(
+    model: nn.Module, tokenizer: Any, text_columns: Sequence[str], max_length: int, bf16: bool
+) -> Callable[[Dataset], Tensor]:
+    """rows -> features `[N, H]` of unit length: the encoder's last hidden states, mean over tokens."""
+    device = next(model.parameters()).device
+    encoder = getattr(model, "base_model", model)
+
+    @torch.no_grad()
+    def features(rows: Dataset) -> Tensor:
+        texts = (rows[c][:] for c in text_columns)
+        tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+        order = np.argsort([len(ids) for ids in tokens["input_ids"]])
+        found: list[Tensor] = [torch.empty(0)] * len(order)
+        mode = model.training
+        model.eval()
+        for start in range(0, len(order), 128):
+            batch = [int(i) for i in order[start : start + 128]]
+            picked = {name: [values[i] for i in batch] for name, values in tokens.items()}
+            inputs = tokenizer.pad(picked, return_tensors="pt").to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                states = encoder(**inputs)[0].float()
+            mask = inputs["attention_mask"][..., None].float()
+            pooled = nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).cpu()
+            for i, row in zip(batch, pooled, strict=True):
+                found[i] = row
+        model.train(mode)
+        return torch.stack(found)
+
+    return features
+
+
+def _opinion(column: str, rows: Dataset) -> Tensor:
+    return centred(torch.as_tensor(rows[column][:]).double().log_softmax(1))
+
+
+def _votes(rows: Dataset, column: str, width: int) -> Tensor:
+    return torch.as_tensor([[-1] * width if row is None else row for row in rows[column]])
+
+
+def _columns(said: Tensor, weights: Tensor, num_classes: int) -> dict[str, np.ndarray]:
+    """The two columns from what each expert says, `[N, E, C]`."""
+    together = torch.einsum("nec,e->nc", said, weights)
+    return {PROBE: (weights[0] * said[:, 0]).softmax(1).float().numpy(), EVIDENCE: together.float().numpy()}
+
+
+def _with_column(rows: Dataset, name: str, values: np.ndarray) -> Dataset:
+    rows = rows.remove_columns([name]) if name in rows.column_names else rows
+    return rows.add_column(name, list(values))

@@ -1,0 +1,187 @@
+"""The experts: what features say, and what votes say, each also about the clean rows themselves, leave-one-out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+from torch.nn import functional as F
+
+from amal_hf.metagrad import ridge_leave_one_out
+
+RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
+SPAN = 4.0  # nats: mean length of what the probe says at w = 1
+PRECISION, ROWS = 0.8, 20.0  # before anything is counted a vote is right 4 times of 5, as if 20 rows were seen
+USUAL, MOST = 1.0, 3.0  # w where the clean rows say nothing, and its bound
+
+
+def balanced(labels: Tensor, num_classes: int) -> Tensor:
+    """Weights `[M]`, sum 1, that give every class present the same share."""
+    truth = F.one_hot(labels, num_classes).double()
+    counts = truth.sum(0)
+    return (truth / counts.clamp_min(1)).sum(1) / (counts > 0).sum()
+
+
+def centred(scores: Tensor) -> Tensor:
+    """Minus the mean over classes, `[N, C]`."""
+    return scores - scores.mean(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ridge regression from features to classes.
+
+    Args:
+        coefficients: `[H + 1, C]`, the bias last.
+        left_out: what is said of each clean row by the others, `[M, C]`, in nats, centred.
+        scale: nats per unit of regression.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 0.9]])
+        >>> probe = Probe.fit(features, torch.tensor([0, 0, 1, 1]), num_classes=2)
+        >>> probe(features).argmax(1)  # shape: [4]
+        tensor([0, 0, 1, 1])
+
+    References:
+        Hoerl & Kennard (1970), equation 2.1; Allen (1974), PRESS.
+    """
+
+    coefficients: Tensor
+    left_out: Tensor
+    scale: float
+
+    @classmethod
+    def fit(cls, features: Tensor, labels: Tensor, num_classes: int) -> Probe:
+        """From the clean rows' features `[M, H]` and classes `[M]`; every class has the same share."""
+        truth = F.one_hot(labels, num_classes).double()
+        shares = balanced(labels, num_classes)[:, None]
+        coefficients, left_out = ridge_leave_one_out(_design(features), shares, truth - 1 / num_classes, RIDGE)
+        left_out = centred(left_out)
+        scale = SPAN / float(left_out.norm(dim=1).mean().clamp_min(1e-30))
+        return cls(coefficients, scale * left_out, scale)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Log-odds `[N, C]` in nats, centred, of rows with `features` `[N, H]`."""
+        return centred(self.scale * _design(features) @ self.coefficients)
+
+
+@dataclass(frozen=True)
+class Precision:
+    r"""Naive Bayes over votes: $E_{ic} = m_i^{-1/2} \sum_{j:\,\Lambda_{ij}=s} \log\big(C\,P_j(c \mid s)\big)$.
+
+    $P_j(c \mid s)$, the class of a row on which function j votes s, is counted on clean rows (every class with the
+    same share) and shrunk towards the function's overall rate of being right. Abstaining says nothing. The factor
+    $m_i^{-1/2}$, where $m_i$ functions vote, tempers the product, since functions are not independent.
+
+    Args:
+        log_odds: log(C · P_j(c | s)), `[K, C true, C said]`, in nats.
+        left_out: what the votes say of each clean row, counted on the others, `[M, C]`.
+
+    Example:
+        >>> votes = torch.tensor([[0, -1], [0, 1], [1, 1], [0, 1]])
+        >>> precision = Precision.count(votes, torch.tensor([0, 0, 1, 1]), num_classes=2, num_functions=2)
+        >>> precision(torch.tensor([[0, -1], [-1, 1], [-1, -1]])).argmax(1)  # shape: [3]
+        tensor([0, 1, 0])
+
+    References:
+        Dawid & Skene (1979), section 3, with the classes of the clean rows known.
+    """
+
+    log_odds: Tensor
+    left_out: Tensor
+
+    @classmethod
+    def count(cls, votes: Tensor | None, labels: Tensor, num_classes: int, num_functions: int) -> Precision:
+        """From the clean rows' votes `[M, K]` (None: they have none) and classes `[M]`."""
+        if votes is None:
+            blank = torch.zeros(num_functions, num_classes, num_classes, dtype=torch.double)
+            return cls(_log_odds(blank), torch.zeros(len(labels), num_classes, dtype=torch.double))
+        said = _one_hot(votes, num_classes)
+        truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
+        counts = torch.einsum("mc,mks->kcs", truth, said)
+        left_out = [
+            torch.einsum("kcs,ks->c", _log_odds(counts - torch.einsum("c,ks->kcs", mine, its)), its)
+            for mine, its in zip(truth, said, strict=True)
+        ]
+        return cls(_log_odds(counts), torch.stack(left_out) * _tempered(votes))
+
+    def __call__(self, votes: Tensor) -> Tensor:
+        """Log-odds `[N, C]` in nats of rows with `votes` `[N, K]`; zeros where nobody votes."""
+        together = torch.einsum("kcs,nks->nc", self.log_odds, _one_hot(votes, self.log_odds.shape[1]))
+        return together * _tempered(votes)
+
+
+def fit_weights(left_out: Tensor, labels: Tensor) -> Tensor:
+    """w `[E]` in [0, 3]: how far each expert is believed, by the likelihood of the clean rows' classes.
+
+    Args:
+        left_out: what each expert says of each clean row without having seen it, `[M, E, C]`, in nats.
+        labels: their classes `[M]`; every class weighs the same.
+
+    References:
+        Wolpert (1992), stacked generalization, section 2.
+    """
+    said, truth = left_out.numpy(), labels.numpy()
+    pull = 1 / len(truth)  # as a row more: few rows cannot make an expert certain
+    shares = balanced(labels, left_out.shape[2]).numpy()
+    rows = np.arange(len(truth))
+
+    def cost(w: np.ndarray) -> tuple[float, np.ndarray]:
+        z = np.einsum("mec,e->mc", said, w)
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        residual = p - np.eye(p.shape[1])[truth]
+        likelihood = -(shares * np.log(p[rows, truth] + 1e-30)).sum()
+        slope = np.einsum("m,mec,mc->e", shares, said, residual)
+        return likelihood + pull * ((w - USUAL) ** 2).sum(), slope + 2 * pull * (w - USUAL)
+
+    number = left_out.shape[1]
+    found = minimize(cost, np.full(number, USUAL), jac=True, method="L-BFGS-B", bounds=[(0, MOST)] * number)
+    return torch.from_numpy(found.x)
+
+
+def class_shares(log_odds: Tensor, rounds: int = 5, smoothing: float = 0.02) -> Tensor:
+    """b `[C]`: the classes' shares among rows with `log_odds` `[N, C]`, by EM from equal shares, half-way.
+
+    The square root of what EM finds: it takes a bias of the opinions for a share, and amplifies it.
+
+    Args:
+        rounds: EM steps.
+        smoothing: rows added to every class, as a share of N: no class vanishes.
+
+    References:
+        Saerens, Latinne, Decaestecker (2002), equation 2.2.
+    """
+    shares = log_odds.new_full((log_odds.shape[1],), 1 / log_odds.shape[1])
+    for _ in range(rounds):
+        counts = (log_odds + shares.log()).softmax(1).sum(0) + smoothing * len(log_odds)
+        shares = counts / counts.sum()
+    halved = shares.sqrt()
+    return halved / halved.sum()
+
+
+def _design(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[:, :1])], 1).double()
+
+
+def _one_hot(votes: Tensor, num_classes: int) -> Tensor:
+    """`[N, K, C]`, zeros where a function abstains."""
+    return F.one_hot(votes.clamp_min(0), num_classes).double() * (votes >= 0)[..., None]
+
+
+def _tempered(votes: Tensor) -> Tensor:
+    return (votes >= 0).sum(1, keepdim=True).clamp_min(1).double() ** -0.5
+
+
+def _log_odds(counts: Tensor) -> Tensor:
+    """log(C · P(c | s)) from counts `[K, C true, C said]`, with the priors of this module."""
+    num_classes = counts.shape[-1]
+    hits = counts.diagonal(dim1=1, dim2=2).sum(-1) + PRECISION * ROWS
+    right = (hits / (counts.sum((1, 2)) + ROWS))[:, None, None]
+    same = torch.eye(num_classes, dtype=torch.double)
+    prior = same * right + (1 - same) * (1 - right) / max(num_classes - 1, 1)
+    precision = (counts + ROWS * prior) / (counts.sum(1, keepdim=True) + ROWS)
+    return (num_classes * precision).clamp_min(1e-3).log()

@@ -1,0 +1,219 @@
+"""Methods of `rule_denoising.py`: each is `(parts, seed, steps) -> logits [N, C]` of the test rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _rule_data import Parts, clock, made
+from datasets import Dataset, Value, concatenate_datasets
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+
+from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, LabelingFunctions, Loss, MajorityVote
+from amal_hf.callbacks import GROUP, refresh_table
+from amal_hf.runs import default_model, load_student
+
+EVAL_BATCH = 128
+AMAL_KAPPA = 1.5  # the authors' step on λ: alpha * lr / rows of a group
+SECOND_PHASE = 0.25
+FIXED = {  # each labeling function, majority vote, label model, gold
+    "majority": [0.0, 1.0, 0.0, 3.0],
+    "label model": [0.0, 0.0, 1.0, 3.0],
+    "all": [0.2, 0.5, 0.5, 1.0],
+}
+
+
+def scores(name: str, logits: np.ndarray, truth: Sequence[int]) -> dict[str, float]:
+    """In percent; `metric`: F1 of spam on sms, micro-F1 of all slots (not class O) on mitr, elsewhere accuracy."""
+    said = np.asarray(logits).argmax(-1)
+    found = {"accuracy": accuracy_score(truth, said), "macro_f1": f1_score(truth, said, average="macro")}
+    found["metric"] = found["accuracy"]
+    if name == "sms":
+        found["metric"] = f1_score(truth, said, pos_label=1)
+    if name == "mitr":
+        found["metric"] = f1_score(truth, said, labels=range(1, logits.shape[-1]), average="micro")
+    return {key: 100 * float(value) for key, value in found.items()}
+
+
+def learn(
+    parts: Parts,
+    rows: Dataset,
+    losses: Mapping[str, Loss],
+    seed: int,
+    steps: int,
+    *,
+    model: PreTrainedModel | None = None,
+    meta: Dataset | None = None,
+    prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
+    **mixture: Any,
+) -> AMALTrainer:
+    """The one training recipe all methods share; `mixture`: fields of `AMALConfig` (default: all weights 1)."""
+    given, scratch = parts.settings, tempfile.gettempdir()  # nothing is saved
+    set_seed(seed)
+    args = AMALConfig(
+        scratch, max_steps=steps, learning_rate=given.learning_rate, weight_decay=0.01, warmup_steps=0.1, seed=seed,
+        per_device_train_batch_size=given.batch, per_device_eval_batch_size=EVAL_BATCH, bf16=given.bf16,
+        use_cpu=not torch.cuda.is_available(), save_strategy="no",
+        eval_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no", log_weights=False,
+        dataloader_num_workers=0, dataloader_pin_memory=False, **{"recipe": "fixed", **mixture},
+    )  # fmt: skip
+    trainer = AMALTrainer(
+        model=model or load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings),
+        args=args,
+        losses=losses,
+        train_dataset=rows,
+        meta_dataset=meta,
+        processing_class=AutoTokenizer.from_pretrained(default_model()),
+    )
+    trainer.remove_callback(PrinterCallback)
+    prepare(trainer)
+    trainer.train()
+    return trainer
+
+
+def fine_tune(parts: Parts, model: PreTrainedModel, seed: int, steps: int) -> AMALTrainer:
+    """Another phase on the clean rows: a fresh optimizer, the same learning rate and schedule."""
+    return learn(parts, parts.clean, {"label": CrossEntropy()}, seed, steps, model=model)
+
+
+def one_source(column: str, every_row: bool = False) -> Callable[[Parts, int, int], np.ndarray]:
+    """Train on one column of the training rows: on those that some function votes on, or on all."""
+
+    def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
+        loss = MajorityVote() if column == "weak_labels" else CrossEntropy(column)
+        return parts.predict(learn(parts, parts.train if every_row else parts.covered, {"source": loss}, seed, steps))
+
+    return method
+
+
+def clean_only(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    return parts.predict(learn(parts, parts.clean, {"label": CrossEntropy()}, seed, steps))
+
+
+def vote_then_clean(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """The first phase knows no budget: it is trained once per data set and seed, and its time counts for every run."""
+    second = round(SECOND_PHASE * steps)
+
+    def first_phase(path: Path) -> None:
+        started = clock()
+        model = learn(parts, parts.covered, {"votes": MajorityVote()}, seed, steps - second).model
+        state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file({**state, "seconds": torch.tensor(clock() - started)}, path)
+
+    started = clock()
+    state = load_file(made(parts.folder / f"votes-{seed}-{steps - second}.safetensors", first_phase))
+    parts.extra_seconds += float(state.pop("seconds")) - (clock() - started)
+    model = load_student(default_model(), parts.classes, parts.settings.layers, parts.settings.freeze_embeddings)
+    model.load_state_dict(state)
+    return parts.predict(fine_tune(parts, model, seed, second))
+
+
+def with_gold(rows: Dataset, clean: Dataset) -> Dataset:
+    """`rows` and, behind them, `clean` so often that it makes a quarter; `gold` is -100 on the others."""
+    again = clean.select(np.resize(np.arange(len(clean)), max(len(rows) // 3, len(clean))))
+    again = again.rename_column("label", "gold").cast_column("gold", Value("int64"))
+    rows = rows.remove_columns("truth").add_column("gold", np.full(len(rows), -100))
+    return concatenate_datasets([rows, again.select_columns(rows.column_names).cast(rows.features)])
+
+
+def every_source() -> dict[str, Loss]:
+    return {
+        "rules": LabelingFunctions(),
+        "majority": MajorityVote(),
+        "label_model": CrossEntropy("label_model"),
+        "gold": CrossEntropy("gold"),
+    }
+
+
+def equal_mix(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """Every labeling function, the majority vote, the label model and gold: each weighs 1 where it speaks."""
+    return parts.predict(learn(parts, with_gold(parts.covered, parts.clean), every_source(), seed, steps))
+
+
+def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """`FIXED`: one run each on half of the clean rows; the other half chooses."""
+    half, selection = parts.halves()
+    functions = len(parts.train[0]["weak_labels"])
+    best, chosen = -1.0, None
+    for rule, *others in FIXED.values():
+        start = [rule] * functions + others
+        trainer = learn(parts, with_gold(parts.covered, half), every_source(), seed, steps, mixing_start=start)
+        found = scores(parts.name, parts.predict(trainer, selection), selection["label"][:])["metric"]
+        if found > best:
+            best, chosen = found, trainer
+    return parts.predict(chosen)
+
+
+def steered(recipe: str) -> Callable[[Parts, int, int], np.ndarray]:
+    """Weights per row on the majority vote's label, steered by the clean rows."""
+
+    def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
+        votes = {"votes": MajorityVote()}
+        return parts.predict(learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe))
+
+    return method
+
+
+class RefreshAt(TrainerCallback):
+    """A pass of `refresh="epoch"` before each of the given steps."""
+
+    def __init__(self, trainer: AMALTrainer, steps: Sequence[int]) -> None:
+        self.trainer, self.due = trainer, set(steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self.due:
+            self.due.remove(state.global_step)
+            refresh_table(self.trainer)
+
+
+def amal(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """The authors' table and passes, but passes after one and two thirds of the steps, not after every ten epochs.
+
+    300 steps are 2 to 6 epochs here. κ = αη/N stays theirs: their α = 1500 goes with the learning rate of SGD.
+    """
+    return parts.predict(
+        learn(
+            parts, parts.covered, {"rules": LabelingFunctions(), "majority": MajorityVote()}, seed, steps,
+            prepare=lambda trainer: trainer.add_callback(RefreshAt(trainer, [steps // 3, 2 * steps // 3])),
+            meta=parts.clean, recipe="amal", mixing_start=[1.0], refresh_every=steps,
+            mixing_lr=AMAL_KAPPA * GROUP * EVAL_BATCH / parts.settings.learning_rate,
+        )
+    )  # fmt: skip
+
+
+def amal_hf(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """Ours."""
+    from _rule_ours import ours
+
+    return ours(parts, seed, steps)
+
+
+@dataclass(frozen=True)
+class Method:
+    """`run` on the test rows; `clean`: it reads clean rows, so that every budget is another run."""
+
+    run: Callable[[Parts, int, int], np.ndarray]
+    clean: bool = True
+
+
+METHODS: dict[str, Method] = {  # in the order in which they run
+    "majority vote": Method(one_source("weak_labels"), clean=False),
+    "vote then clean": Method(vote_then_clean),
+    "clean only": Method(clean_only),
+    "amal_hf": Method(amal_hf),
+    "gold": Method(one_source("truth", every_row=True), clean=False),
+    "snorkel": Method(one_source("label_model"), clean=False),
+    "cage": Method(one_source("cage"), clean=False),
+    "equal mix": Method(equal_mix),
+    "learning to reweight": Method(steered("l2r")),
+    "meta-weight-net": Method(steered("meta-weight-net")),
+    "amal (authors)": Method(amal),
+    "best fixed": Method(best_fixed),
+}

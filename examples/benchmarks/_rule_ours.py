@@ -1,0 +1,43 @@
+"""Ours, in `rule_denoising.py`: recipe "denoise", as `amal-hf train` runs it, with one setting for all data sets."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from _rule_data import BATCH, Parts
+from _rule_methods import learn
+from transformers import AutoTokenizer, set_seed
+
+from amal_hf import CrossEntropy, LabelingFunctions
+from amal_hf.evidence import clean_evidence, gold_share, with_gold
+from amal_hf.losses import SlowCopy
+from amal_hf.runs import default_model, load_student
+
+
+def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
+    """Every labeling function, a probe of the clean rows, the student's slow copy, and gold: weighted per row.
+
+    Returns:
+        logits `[N, C]` of the test rows.
+    """
+    given = parts.settings
+    set_seed(seed)
+    student = load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings)
+    if torch.cuda.is_available():
+        student.cuda()
+    tokenizer = AutoTokenizer.from_pretrained(default_model())
+    rows, clean = clean_evidence(
+        parts.train.remove_columns("truth"), parts.clean, student, tokenizer,
+        max_length=given.max_length, bf16=given.bf16,
+    )  # fmt: skip
+    sources = {
+        "rules": LabelingFunctions(),
+        "probe": CrossEntropy("probe"),
+        "self": SlowCopy(),
+        "gold": CrossEntropy("gold"),
+    }
+    trainer = learn(
+        parts, with_gold(rows, clean, gold_share(len(clean), steps * BATCH)), sources, seed, steps,
+        model=student, recipe="denoise",
+    )  # fmt: skip
+    return parts.predict(trainer)

@@ -1,0 +1,209 @@
+"""From labeling functions and a few clean rows to a classifier: twelve methods, the same rows, the same steps.
+
+    python examples/benchmarks/rule_denoising.py DATA_DIR                 # 2 cores
+    python examples/benchmarks/rule_denoising.py DATA_DIR --scale full    # a GPU
+    python examples/benchmarks/rule_denoising.py DATA_DIR --quick
+
+DATA_DIR holds a folder per data set: `train`, `validation` and `test` with `text`, `label` and `weak_labels`. Train
+loses the rows whose text (but for case and white space) also stands in validation or test, validation those in test:
+the published splits share texts, 62 of the 500 test texts of sms among them. Clean rows are drawn from `validation`
+by seed and class, the same ones for every method, to steer, train or select with as it likes. Gold, majority vote,
+snorkel and cage read none. Metric: accuracy; F1 of spam on sms; micro-F1 of the slots on mitr.
+
+Every method is trained for the same number of steps (two phases share them 3 : 1), from the same
+encoder at the same learning rate; "best fixed" trains 3 times, once per weighting.
+Nothing is evaluated or saved on the way. Seconds are of training (all phases and runs), without the label models; on
+a CPU those that the process worked, so that other work on the machine does not count.
+
+Each run is one JSON under --out, with the traceback in an `.error` file where it failed. A killed benchmark goes on
+where it stopped; runs of other settings are not counted and are made anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import traceback
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from _rule_data import Settings, clock, load_parts, locked
+from _rule_methods import METHODS, scores
+from _rule_report import report
+
+from amal_hf._files import write_json, write_whole
+
+NO_BUDGET = "none"
+CPU = Settings(2, True, 3e-4, 240, 0, 128, 0, True)
+FULL = Settings(6, False, 1e-4, 0, 3, 128, 0, True)
+LENGTHS = {"trec": 32, "youtube": 48, "sms": 48, "imdb": 64}
+SCALES: dict[str, dict[str, Any]] = {
+    "cpu": {"datasets": ["youtube", "sms", "trec", "imdb"], "budgets": ["10", "50", "all"], "seeds": [0, 1, 2]},
+    "full": {
+        "datasets": ["youtube", "sms", "trec", "imdb", "mitr"],
+        "budgets": ["10", "20", "50", "all"],
+        "seeds": [0, 1, 2, 3, 4],
+    },
+    "quick": {"datasets": ["youtube"], "budgets": ["10"], "seeds": [0]},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run; `budget`: clean rows per class."""
+
+    dataset: str
+    method: str
+    budget: str
+    seed: int
+    settings: Settings
+
+    def path(self, out: Path) -> Path:
+        return out / self.dataset / f"{self.method}-{self.budget}-{self.seed}.json"
+
+    def result(self, out: Path) -> dict[str, Any] | None:
+        path = self.path(out)
+        found = json.loads(path.read_text()) if path.is_file() else None
+        return found if found and found["config"] == self.settings.hash else None
+
+
+def settings_of(dataset: str, given: argparse.Namespace) -> Settings:
+    base = replace(FULL if given.scale == "full" else CPU, bf16=given.bf16)
+    if given.scale == "cpu":
+        base = replace(base, max_length=LENGTHS.get(dataset, 128), rows=5000 if dataset == "imdb" else 0)
+    if given.quick:
+        base = replace(base, rows=500, steps=40)
+    return replace(base, steps=given.steps) if given.steps else base
+
+
+def plan(given: argparse.Namespace) -> list[Job]:
+    """What to run in which order: the few clean rows before all of them, then by method, seed, budget, data set."""
+    jobs = []
+    for late in (False, True):
+        for method in (m for m in METHODS if m in given.methods):
+            for seed in given.seeds:
+                for budget in given.budgets if METHODS[method].clean else [NO_BUDGET]:
+                    if (budget == "all") == late:
+                        jobs += [Job(d, method, budget, seed, settings_of(d, given)) for d in given.datasets]
+    return jobs
+
+
+def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
+    """Train and judge one method once."""
+    parts = load_parts(data, job.dataset, job.settings, out, job.budget, job.seed)
+    steps = job.settings.steps or math.ceil(job.settings.epochs * len(parts.train) / job.settings.batch)
+    started = clock()
+    logits = METHODS[job.method].run(parts, job.seed, steps)
+    seconds = clock() - started + parts.extra_seconds
+    return {
+        "dataset": job.dataset,
+        "method": job.method,
+        "budget": job.budget,
+        "seed": job.seed,
+        **scores(job.dataset, logits, parts.test["label"][:]),
+        "seconds": seconds,
+        "steps": steps,
+        "train_rows": len(parts.train),
+        "clean_rows": 0 if job.budget == NO_BUDGET else len(parts.clean),
+        "test_rows": len(parts.test),
+        "config": job.settings.hash,
+    }
+
+
+def attempt(job: Job, data: Path, out: Path) -> None:
+    """Run a job that nobody has done, failed at or taken."""
+    path = job.path(out)
+    claim, error = path.with_suffix(".claim"), path.with_suffix(".error")
+    with locked(claim, wait=False) as mine:
+        if not mine:
+            return
+        if not error.is_file() and not job.result(out):
+            label = f"{job.dataset:8s} {job.method:20s} {job.budget:>4s} seed {job.seed}"
+            try:
+                found = run(job, data, out)
+                write_json(path, found)
+                print(f"{label}: {found['metric']:.1f} in {found['seconds']:.0f} s", flush=True)
+            except Exception:
+                told = traceback.format_exc()
+                write_whole(error, lambda p: p.write_text(told))
+                print(f"{label}: failed: {told.splitlines()[-1]}", flush=True)
+        claim.unlink()  # while it is held: who comes next finds the result or the error
+
+
+def work(jobs: list[Job], data: Path, out: Path, parent: int | None) -> None:
+    """Take jobs from the list that all workers share, as long as `parent` lives."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    for job in jobs:
+        if parent is None or os.getppid() == parent:
+            attempt(job, data, out)
+
+
+def work_together(jobs: list[Job], data: Path, out: Path, workers: int) -> None:
+    for job in jobs:
+        job.path(out).with_suffix(".error").unlink(missing_ok=True)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    context = multiprocessing.get_context("spawn")
+    others = [
+        context.Process(target=work, args=(jobs, data, out, os.getpid()), daemon=True) for _ in range(workers - 1)
+    ]
+    for process in others:
+        process.start()
+    work(jobs, data, out, None)
+    for process in others:
+        process.join()
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one folder per data set")
+    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="youtube, 500 rows, 40 steps, one seed")
+    parser.add_argument("--out", type=Path, help="default: runs/rule_denoising-SCALE")
+    parser.add_argument("--datasets", nargs="+")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
+    parser.add_argument("--budgets", nargs="+", help="clean rows per class, or `all`")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--steps", type=int, default=0, help="other than the scale's")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--report", action="store_true", help="only read what is there")
+    given = parser.parse_args()
+    scale = "quick" if given.quick else given.scale
+    for name, values in SCALES[scale].items():
+        setattr(given, name, getattr(given, name) or values)
+    given.out = given.out or Path(f"runs/rule_denoising-{scale}")
+    for budget in given.budgets:
+        if budget != "all" and not (budget.isdigit() and int(budget)):
+            parser.error(f"--budgets: expected a number of rows per class or `all`, found {budget!r}")
+    for name in given.datasets:
+        if not (given.data / name).is_dir():
+            parser.error(f"--datasets: expected a folder {name!r} in {str(given.data)!r}, found none")
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    jobs = plan(given)
+    if not given.report:
+        work_together(jobs, given.data, given.out, given.jobs)
+    found = [result for job in jobs if (result := job.result(given.out))]
+    failed = [path for job in jobs if (path := job.path(given.out).with_suffix(".error")).is_file()]
+    if found:
+        print(report(found, given.budgets, given.out))
+    print(f"\n{len(found)} of {len(jobs)} runs, {len(failed)} failed", *failed, sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()

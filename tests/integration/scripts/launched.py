@@ -1,0 +1,109 @@
+"""Runs that are to come out alike on one process and on several: `accelerate launch launched.py FOLDER`.
+
+Every case is trained on the planted problem; each process writes what it ended with to
+FOLDER/<case>-<processes>-<rank>.safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from transformers import DataCollatorWithPadding
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import planted
+
+from amal_hf import AMALConfig, AMALTrainer
+
+GLOBAL_BATCH = 16
+TRUST = {"recipe": "trust", "meta_every": 2, "meta_start": 1}
+STEP = {"recipe": "amal-step", "mixing_lr": 0.1}
+EVEN, SHORT, TINY = 64, 36, 12  # rows: whole batches; a short last one; fewer than one, some twice in it
+
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "trust": (EVEN, TRUST),
+    "trust, short last batch": (SHORT, TRUST),
+    "trust, rows twice in a batch": (TINY, {**TRUST, "num_train_epochs": 6}),
+    "trust, accumulated": (EVEN, {**TRUST, "gradient_accumulation_steps": 2}),
+    "amal-step": (EVEN, STEP),
+    "amal-step, rows twice in a batch": (TINY, {**STEP, "num_train_epochs": 6}),
+    "amal-step, raw and short": (SHORT, {**STEP, "mixing_scale": "raw", "mixing_lr": 10.0, "center": False}),
+    "amal-step, whole network": (
+        SHORT, {**STEP, "lookahead_params": "all", "lookahead": "optimizer", "meta_start": 2, "normalize": "mean"},
+    ),
+    "shared": (SHORT, {"recipe": "shared"}),
+    "l2r": (SHORT, {"recipe": "l2r"}),
+    "network": (SHORT, {"recipe": "network", "meta_every": 2, "meta_start": 1}),
+    "fixed": (SHORT, {"recipe": "fixed"}),
+    "stream": (EVEN, {**TRUST, "max_steps": 8}),
+}  # fmt: skip
+
+
+class Evened(AMALTrainer):
+    """One process that is given the rows that several would be: the first rows again, until batches are whole."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return _Padded(len(self.train_dataset), GLOBAL_BATCH)
+
+
+class _Padded(torch.utils.data.Sampler[int]):
+    def __init__(self, rows: int, whole: int) -> None:
+        self.order = [i % rows for i in range(rows + -rows % whole)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+
+def settings_of(case: str, processes: int) -> tuple[int, dict[str, Any]]:
+    """Rows of the training set, and the settings that give every optimizer step the same rows."""
+    rows, settings = CASES[case]
+    accumulated = settings.get("gradient_accumulation_steps", 1)
+    batch = GLOBAL_BATCH // processes // accumulated
+    order = {"train_sampling_strategy": "sequential"} if rows % GLOBAL_BATCH else {}
+    return rows, {"num_train_epochs": 3, **settings, **order, "per_device_train_batch_size": batch}
+
+
+def ended(folder: Path, case: str, processes: int) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """What a run of `case` ends with, and the logs it wrote. In float64: no rounding for Adam to blow up."""
+    rows, settings = settings_of(case, processes)
+    train = planted.make_rows(rows, wrong=0.4)
+    trained = Evened if rows % GLOBAL_BATCH and processes == 1 else AMALTrainer
+    trainer = trained(
+        model=planted.make_student().double(),
+        args=AMALConfig(str(folder / f"{case}-{processes}"), **{**planted.SETTINGS, **settings}),
+        train_dataset=train.to_iterable_dataset() if case == "stream" else train,
+        meta_dataset=planted.make_rows(12, seed=1),
+        losses=planted.make_losses(),
+        # as wide for every batch: accelerate hands a stream's batches out from one process, and joins them for that
+        data_collator=DataCollatorWithPadding(planted.make_tokenizer(), padding="max_length", max_length=16),
+        processing_class=planted.make_tokenizer(),
+    )
+    trainer.train()
+    told = [{k: v for k, v in log.items() if k.startswith(("loss", "weight", "grad_norm"))}
+            for log in trainer.state.log_history]  # fmt: skip
+    state = planted.parameters(trainer) | trainer.mixing.state() | trainer.history.state()
+    return state | {"mean_weight": trainer._mean_weight}, told
+
+
+def main(folder: Path) -> None:
+    here = PartialState(cpu=True)
+    for case in CASES:
+        state, logs = ended(folder, case, here.num_processes)
+        name = f"{case}-{here.num_processes}-{here.process_index}"
+        save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
+        (folder / f"{name}.json").write_text(json.dumps(logs))
+    here.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,90 @@
+"""Two processes under `accelerate launch` are one process with the same rows per step; what cannot be so is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from planted import furthest, identical
+from safetensors.torch import load_file
+
+from amal_hf import AMALTrainer
+from amal_hf.steering import everyones
+
+SCRIPTS = Path(__file__).parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+from launched import CASES, ended  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory) -> Path:
+    """One launch of every case on two processes (gloo)."""
+    folder = tmp_path_factory.mktemp("launched")
+    # --multi_gpu is how it starts several processes at all; the script then asks for the CPU
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--num_cpu_threads_per_process", "1", "--main_process_port", "0"]  # fmt: skip
+    done = subprocess.run([*launch, SCRIPTS / "launched.py", folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(case, launched, tmp_path):
+    first, second = (load_file(launched / f"{case}-2-{rank}.safetensors") for rank in (0, 1))
+    assert identical(first, second) == [], "the processes differ"
+    alone, logs = ended(tmp_path, case, processes=1)
+    # trust sharpens what it computes in float32: exp(τ · a unit vector), products over sources
+    assert furthest(alone, first) < (1e-5 if "trust" in case or case == "stream" else 1e-6)
+    together = json.loads((launched / f"{case}-2-0.json").read_text())
+    for mine, theirs in zip(logs, together, strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+
+
+def test_each_row_counts_once():
+    losses = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
+    index, once = everyones(Accelerator(cpu=True), torch.tensor([7, 2, 7, 0]), losses)
+    assert index.tolist() == [7, 2, 0] and once.flatten().tolist() == [1.0, 2.0, 3.0]
+
+
+def test_rows_of_a_stream_all_count():
+    index, every = everyones(Accelerator(cpu=True), torch.full((3,), -1), torch.zeros(3, 2))
+    assert len(index) == len(every) == 3
+
+
+@pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize("learns", [True, False])
+def test_split_parameters_are_refused_where_they_are_read(way, learns, build, monkeypatch):
+    """Neither runs on a CPU: what is faked is that the accelerator says so."""
+    prepared = AMALTrainer.create_accelerator_and_postprocess
+
+    def says_so(trainer):
+        prepared(trainer)
+        setattr(trainer, f"is_{way}_enabled", True)
+
+    monkeypatch.setattr(AMALTrainer, "create_accelerator_and_postprocess", says_so)
+    if not learns:
+        build({"recipe": "fixed"})
+        return
+    with pytest.raises(ValueError, match=f"`{way}`: expected whole parameters .* Use plain data parallelism"):
+        build({"recipe": "trust"})
+
+
+def test_data_parallel_is_refused(build, monkeypatch):
+    """One process that sees two devices is what makes `Trainer` wrap the model in `nn.DataParallel`."""
+    made = AMALTrainer.create_accelerator_and_postprocess
+
+    def sees_two(trainer):
+        made(trainer)
+        trainer.args._n_gpu = 2
+
+    monkeypatch.setattr(AMALTrainer, "create_accelerator_and_postprocess", sees_two)
+    with pytest.raises(ValueError, match=r"`nn.DataParallel`.*accelerate launch"):
+        build({"recipe": "fixed"})

@@ -1,0 +1,288 @@
+"""What runs where. Every cell of `support_matrix.md` is what its check returned; running this file writes it.
+
+python tests/integration/test_support_matrix.py   # checks everything and writes the table
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import planted
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from planted import CLASSES, VOCABULARY, furthest, identical, parameters, table_of
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
+from transformers.utils import logging as hf_logging
+
+PAGE = Path(__file__).with_name("support_matrix.md")
+COLUMNS = {"head": "lookahead on the head (default)", "all": "lookahead on the whole network"}
+STILL = {"recipe": "amal-step", "lookahead": "none", "center": False}
+Build = Callable[..., Any]
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "BERT": {"model_type": "bert"},
+    "RoBERTa": {"model_type": "roberta", "type_vocab_size": 1, "pad_token_id": 0},
+    "DistilBERT": {"model_type": "distilbert", "dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2},
+    "DeBERTa-v2": {"model_type": "deberta-v2", "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+    "ModernBERT": {"model_type": "modernbert", "global_attn_every_n_layers": 2, "local_attention": 8},
+    "Llama (decoder)": {"model_type": "llama", "num_key_value_heads": 2},
+    "GPT-2 (decoder)": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2},
+}
+
+
+def tiny(which: str) -> nn.Module:
+    """Two layers, 16 wide, without dropout, in float64: Adam has no rounding to blow up where a gradient is zero."""
+    own = dict(ARCHITECTURES[which])
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+    dropout = (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "seq_classif_dropout",
+    )
+    dropout += (
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "summary_first_dropout",
+        "classifier_dropout",
+        "pooler_dropout",
+    )
+    own = {**({} if "dim" in own or "n_embd" in own else size), **dict.fromkeys(dropout, 0.0), **ids, **own}
+    config = AutoConfig.for_model(
+        **own, vocab_size=len(VOCABULARY), max_position_embeddings=40, num_labels=CLASSES, initializer_range=0.2
+    )
+    set_seed(0)
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float64)
+
+
+def trained(build: Build, moves: str, model: nn.Module | None = None, **settings: Any) -> Any:
+    """A short run with a table of weights, which shows every meta-gradient by itself."""
+    trainer = build(
+        {**STILL, "lookahead_params": moves, "logging_steps": 1, **settings},
+        model=model if model is not None else planted.make_student(),
+        train_dataset=planted.make_rows(32, wrong=0.4),
+        losses=planted.make_losses(),
+    )
+    trainer.train()
+    return trainer
+
+
+def ends(trainer: Any) -> dict[str, torch.Tensor]:
+    """Weights, λ and losses."""
+    told = [log[f"loss/{name}"] for log in trainer.state.log_history if "loss" in log for name in ("label", "teacher")]
+    return parameters(trainer) | {"table": table_of(trainer), "losses": torch.tensor(told)}
+
+
+def moved(trainer: Any) -> torch.Tensor:
+    table = table_of(trainer)
+    assert table.isfinite().any() and table.nan_to_num(nan=1.0).ne(1).any(), "no weight moved: nothing is shown"
+    return table
+
+
+# ---- the rows: each returns what it found ----
+
+
+def accumulated(build: Build, moves: str, make: Callable[[], nn.Module], **settings: Any) -> str:
+    """1×16 = 4×4 = 16×1: weights, λ and losses, to 1e-6."""
+    runs = []
+    for batch in (16, 4, 1):
+        split = {
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 16 // batch,
+            "num_train_epochs": 1,
+        }
+        runs.append(trained(build, moves, make(), **split, **settings))
+        moved(runs[-1])
+    whole, *parts = map(ends, runs)
+    for part in parts:
+        assert furthest(whole, part) < 1e-6
+    return "exact"
+
+
+def architecture(which: str) -> Callable[[Build, str], str]:
+    def check(build: Build, moves: str) -> str:
+        found = accumulated(build, moves, lambda: tiny(which))
+        return f"{found}: 1×16 = 4×4 = 16×1"
+
+    return check
+
+
+def autocast(build: Build, moves: str) -> str:
+    half, full = (moved(trained(build, moves, bf16=bf16, num_train_epochs=1)) for bf16 in (True, False))
+    gap = (half - full).abs().nan_to_num().max()
+    assert gap < 0.05  # of steps of 0.2 at most
+    return "runs: λ as in float32 to 0.05"
+
+
+def compiled(build: Build, moves: str) -> str:
+    eager = ends(trained(build, moves, num_train_epochs=1))
+    other = trained(build, moves, num_train_epochs=1, torch_compile=True, torch_compile_backend="aot_eager")
+    moved(other)
+    assert furthest(eager, ends(other)) < 1e-5
+    return "exact: = eager"
+
+
+def checkpointed(build: Build, moves: str) -> str:
+    plain = trained(build, moves, estimator="difference" if moves == "all" else "auto")
+    other = trained(build, moves, gradient_checkpointing=True)
+    moved(other)
+    assert furthest(ends(plain), ends(other)) < 1e-5
+    return "exact" if moves == "head" else "exact to the differences it takes by itself"
+
+
+def lora() -> nn.Module:
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], modules_to_save=["classifier"])
+    set_seed(1)
+    return get_peft_model(planted.make_student().double(), config)
+
+
+def adapted(build: Build, moves: str) -> str:
+    model = lora()
+    base = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
+    trainer = trained(build, moves, model)
+    assert identical(base, {name: p for name, p in trainer.model.named_parameters() if name in base}) == []
+    return f"{accumulated(build, moves, lora)}: adapters and head move, the rest stays"
+
+
+def frozen(*names: str) -> nn.Module:
+    model = planted.make_student().double()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(names))
+    return model
+
+
+def frozen_body(build: Build, moves: str) -> str:
+    held = ("bert.embeddings", "bert.encoder.layer.0")
+    trainer = trained(build, moves, frozen(*held))
+    start = dict(planted.make_student().double().named_parameters())
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, start[name]) == name.startswith(held), name
+    return accumulated(build, moves, lambda: frozen(*held))
+
+
+def frozen_head(build: Build, moves: str) -> str:
+    if moves == "all":
+        return accumulated(build, moves, lambda: frozen("classifier"))
+    with pytest.raises(ValueError, match=r"`lookahead_params`.*Set lookahead_params='all'"):
+        trained(build, moves, frozen("classifier"))
+    return "refused: use lookahead_params='all'"
+
+
+def eight_bits(build: Build, moves: str) -> str:
+    """Absent: said at the door. What it stands for where it is there: an optimizer that is not Adam."""
+    with pytest.raises(ValueError, match=r"`optim`: .*bitsandbytes.*pip install"):
+        trained(build, moves, optim="adamw_bnb_8bit")
+    moved(trained(build, moves, optim="adafactor"))
+    with pytest.raises(ValueError, match=r"`lookahead`: .*Set lookahead='sgd' or 'none'"):
+        trained(build, moves, optim="adafactor", lookahead="optimizer")
+    return "runs with lookahead='none' or 'sgd'; lookahead='optimizer' refused, and a missing package"
+
+
+def stream(build: Build, moves: str) -> str:
+    rows = planted.make_rows(32, wrong=0.4).to_iterable_dataset()
+    settings = {"recipe": "trust", "max_steps": 6, "meta_start": 1, "lookahead_params": moves}
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = hf_logging.get_logger("amal_hf.choices")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        trainer = build(settings, train_dataset=rows)
+        trainer.train()
+    finally:
+        logger.removeHandler(handler)
+    assert any("stream" in line and "kept" in line for line in told)
+    assert trainer.state.log_history[-2]["weight/label/q10"] < trainer.state.log_history[-2]["weight/label/q90"]
+    with pytest.raises(ValueError, match=r"`train_dataset`: .*stream.*Use mixing='trust'"):
+        build({"recipe": "amal-step", "max_steps": 2}, train_dataset=rows)
+    return "recipes without a table run with max_steps; a table is refused: use mixing='trust'"
+
+
+def attention(kernel: str) -> Callable[[Build, str], str]:
+    def check(build: Build, moves: str) -> str:
+        def with_kernel(name: str) -> nn.Module:
+            model = planted.make_student().double()
+            model.set_attn_implementation(name)
+            return model
+
+        one, other = (trained(build, moves, with_kernel(name)) for name in (kernel, "eager"))
+        moved(one)
+        assert furthest(ends(one), ends(other)) < 1e-6
+        return "exact"
+
+    return check
+
+
+ROWS: dict[str, Callable[[Build, str], str]] = {
+    **{name: architecture(name) for name in ARCHITECTURES},
+    "SDPA attention": attention("sdpa"),
+    "bf16 autocast": autocast,
+    "torch.compile (aot_eager)": compiled,
+    "gradient checkpointing": checkpointed,
+    "LoRA (PEFT)": adapted,
+    "frozen layers": frozen_body,
+    "frozen head": frozen_head,
+    "8-bit and other optimizers": eight_bits,
+    "IterableDataset": stream,
+}
+# of how it is launched: checked by tests/integration/test_launch.py
+LAUNCHED = {
+    "two processes (DDP)": "exact: = one process with the same rows a step; refresh='epoch' refused: use 'step'",
+    "FSDP, DeepSpeed ZeRO": "fixed weights run; learned ones are refused: use DDP with bf16, checkpointing or LoRA",
+    "nn.DataParallel": "refused: use accelerate launch",
+}
+SLOW = {*ARCHITECTURES, "LoRA (PEFT)", "frozen layers", "frozen head", "torch.compile (aot_eager)"} - {"BERT"}
+
+
+def table(cells: dict[tuple[str, str], str]) -> str:
+    lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [f"| {row} | " + " | ".join(cells[row, moves] for moves in COLUMNS) + " |" for row in ROWS]
+    lines += [f"| {row} |" + f" {promise} |" * len(COLUMNS) for row, promise in LAUNCHED.items()]
+    return "\n".join(lines) + "\n"
+
+
+def written() -> dict[tuple[str, str], str]:
+    """The cells of the page."""
+    lines = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in PAGE.read_text().splitlines()[2:]]
+    return {(line[0], moves): cell for line in lines for moves, cell in zip(COLUMNS, line[1:], strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("row", "moves"),
+    [
+        pytest.param(row, moves, marks=[pytest.mark.slow] if row in SLOW or moves == "all" else [])
+        for row in ROWS
+        for moves in COLUMNS
+    ],
+)
+def test_a_cell_says_what_was_found(row, moves, build):
+    assert ROWS[row](build, moves) == written()[row, moves]
+
+
+def test_the_page_has_the_rows_that_are_checked():
+    assert table(written()) == PAGE.read_text()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        count = itertools.count()
+
+        def run(settings: Any = None, **given: Any) -> Any:
+            return planted.make_trainer(Path(folder) / f"run{next(count)}", settings, **given)
+
+        found = {}
+        for (name, check), way in itertools.product(ROWS.items(), COLUMNS):
+            found[name, way] = check(run, way)
+            print(name, way, found[name, way], flush=True)
+        PAGE.write_text(table(found))

@@ -1,0 +1,75 @@
+"""Corrected: the posterior and the weights by hand, silent sources, and a run without a slow copy."""
+
+import pytest
+import torch
+
+from amal_hf import AMALConfig
+from amal_hf.choices import make_mixing
+from amal_hf.mixing import Corrected, Rows
+
+EVIDENCE = torch.tensor([[0.8, 0.2], [0.8, 0.2]]).log()
+SLOW = torch.tensor([[0.2, 0.8], [0.9, 0.1]])
+
+
+def rows(mask: list[list[bool]], evidence: torch.Tensor = EVIDENCE) -> Rows:
+    """Source 0 says class 0, source 1 asserts nothing, source 2 is the slow copy."""
+    n = len(mask)
+    targets = torch.zeros(n, 3, 2)
+    targets[:, 0, 0], targets[:, 2] = 1.0, SLOW[:n]
+    speaks = torch.tensor(mask)
+    return Rows(
+        index=torch.arange(n),
+        losses=torch.ones(n, 3),
+        mask=speaks,
+        targets=targets * speaks[..., None],
+        advice=torch.zeros(n, 2),
+        evidence=evidence[:n],
+    )
+
+
+def test_posterior_by_hand():
+    """√(0.8 · 0.2) against √(0.2 · 0.8) is even; √(0.8 · 0.9) against √(0.2 · 0.1) is 6 to 1."""
+    both = Corrected(torch.ones(3), slow=2).posterior(rows([[True] * 3, [True] * 3]))
+    assert torch.allclose(both, torch.tensor([[0.5, 0.5], [6 / 7, 1 / 7]]))
+
+
+def test_weights_by_hand():
+    """A source weighs what the posterior gives to its claim; one that names no class keeps its start."""
+    weights = Corrected(torch.tensor([1.0, 0.3, 1.0]), slow=2).weights(rows([[True] * 3, [True] * 3]))
+    claims = [6 / 7, 0.3, 6 / 7 * 0.9 + 1 / 7 * 0.1]
+    assert torch.allclose(weights, torch.tensor([[0.5, 0.3, 0.5], claims]))
+
+
+def test_masked_sources_weigh_nothing_and_a_silent_copy_changes_nothing():
+    mixing = Corrected(torch.ones(3), slow=2)
+    weights = mixing.weights(rows([[True, False, False], [False, True, True]]))
+    assert torch.allclose(weights[0], torch.tensor([0.8, 0.0, 0.0]))  # the copy is silent here: evidence alone
+    assert weights[1, 0] == 0 and weights[1, 1] == 1 and torch.isclose(weights[1, 2], torch.tensor(5.5 / 7))
+    assert torch.allclose(mixing.posterior(rows([[True, True, False]])), EVIDENCE[:1].exp())
+
+
+def test_without_a_slow_copy_the_posterior_is_the_evidence():
+    mixing = Corrected(torch.ones(3), slow=None)
+    assert torch.allclose(mixing.posterior(rows([[True] * 3] * 2)), EVIDENCE.exp())
+
+
+def test_evidence_needs_no_normalizing():
+    mixing = Corrected(torch.ones(3), slow=2)
+    assert torch.allclose(mixing.weights(rows([[True] * 3] * 2)), mixing.weights(rows([[True] * 3] * 2, EVIDENCE - 5)))
+
+
+def test_a_copy_that_is_sure_of_nothing_possible_stays_finite():
+    seen = rows([[True] * 3])
+    seen.targets[0, 2] = torch.tensor([0.0, 1.0])
+    assert Corrected(torch.ones(3), slow=2).weights(seen).isfinite().all()
+
+
+def test_the_recipe_makes_it_and_it_learns_nothing(tmp_path):
+    args = AMALConfig(str(tmp_path), recipe="denoise")
+    mixing = make_mixing(args, ["rules/0", "self"], num_classes=2, num_rows=4, slow=1)
+    assert isinstance(mixing, Corrected) and mixing.slow == 1 and not mixing.learns
+
+
+def test_the_recipe_needs_its_column(tmp_path):
+    with pytest.raises(ValueError, match="`evidence_column`"):
+        AMALConfig(str(tmp_path), mixing="corrected")
