@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.metagrad import HeadClosedForm, HeadTap, Noise, PureModel
 from amal_hf.mixing import Rows
-from amal_hf.steering import HeadSteering, Step, split_along
+from amal_hf.steering import HeadSteering, Step, everyones, split_along
 
 if TYPE_CHECKING:
     from amal_hf.trainer import AMALTrainer
@@ -44,6 +44,7 @@ def refresh_table(trainer: AMALTrainer) -> None:
     loader = trainer.get_eval_dataloader(trainer.train_dataset)
     batches: list[dict[str, Any]] = []
     steering: HeadSteering | None = None
+    seen = torch.zeros(len(trainer.positions.ids), dtype=torch.bool)
     with Noise(trainer.args.device).replayed():
         for lap, batch in enumerate(loader):
             batches.append(trainer._prepare_inputs(batch))
@@ -54,22 +55,30 @@ def refresh_table(trainer: AMALTrainer) -> None:
                 assert isinstance(made, HeadSteering)  # AMALConfig: refresh="epoch" works on the head
                 steering = made
                 steering.fill()
-            _refresh_group(trainer, steering, batches)
+            _refresh_group(trainer, steering, batches, seen)
             batches = []
 
 
-def _refresh_group(trainer: AMALTrainer, steering: HeadSteering, batches: list[dict[str, Any]]) -> None:
+def _refresh_group(
+    trainer: AMALTrainer, steering: HeadSteering, batches: list[dict[str, Any]], seen: torch.Tensor
+) -> None:
     features = []
     for batch in batches:
         with torch.no_grad(), HeadTap(steering.head) as tap:
             outputs = PureModel(steering.model, trainer._for_model(batch), training=False)({})
             features.append(tap.features(outputs.logits))
-    group = {name: torch.cat([b[name] for b in batches]) for name in (*trainer.stack.columns, ROW_ID)}
-    hidden = torch.cat(features)
+    group = {name: torch.cat([b[name] for b in batches]) for name in trainer.stack.columns}
+    mine = trainer.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
+    # every process steps on the rows of all of them, and on the rows that even out the last batch only once
+    index, hidden, *columns = everyones(trainer.accelerator, mine, torch.cat(features), *group.values())
+    new = ~seen[index]
+    seen[index] = True
+    index, hidden = index[new], hidden[new.to(hidden.device)]
+    group = {name: column[new.to(column.device)] for name, column in zip(group, columns, strict=True)}
     logits = steering.head.logits(steering.head.params(), hidden).detach()
     mask = trainer.stack.mask(group)
     rows = Rows(
-        index=trainer.positions(group),
+        index=index,
         losses=trainer.stack(Outputs(logits=logits), group).detach(),
         mask=mask,
         targets=trainer.stack.targets(group, logits.shape[-1]),

@@ -153,6 +153,8 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         logger.info("`train_dataset` is a stream: weights are found for each batch anew, and none are kept by row")
     if not mixing.learns:
         return
+    if args.gradient_accumulation_steps > 1 and (args.lookahead != "none" or args.center):
+        logger.info("`gradient_accumulation_steps`: the first micro-batch stands for its step in θ′ and in the centre")
     sharded = {"fsdp": trainer.is_fsdp_enabled, "deepspeed": trainer.is_deepspeed_enabled}
     split = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1
     for name in (name for name, found in {**sharded, "parallelism_config": split}.items() if found):
@@ -160,11 +162,6 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
             f"`{name}`: expected whole parameters and whole rows on every process, where the lookahead reads them; "
             f"found them split by {name}. Use plain data parallelism (`accelerate launch --num_processes N`) and save "
             "memory by bf16, gradient checkpointing or LoRA; or set mixing='fixed'."
-        )
-    if args.refresh == "epoch" and args.world_size > 1:
-        raise ValueError(
-            f"`refresh`: expected 'step' with several processes, found 'epoch' with {args.world_size}. Set "
-            "recipe='amal-step', which learns the same table inside the training step, or start one process."
         )
 
 

@@ -29,7 +29,9 @@ Every field of AMALConfig (and so of TrainingArguments) and of DataConfig is a f
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; user errors become one line on stderr and exit status 2."""
     command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    commands = {"demo": _demo, "train": _train, "label": _label, "teach": _teach, "report": _report, "denoise": _denoise}
+    commands = {
+        "demo": _demo, "train": _train, "label": _label, "teach": _teach, "report": _report, "denoise": _denoise,
+    }  # fmt: skip
     if command not in commands:
         known = command in ("-h", "--help", "help")
         print(USAGE if known else f"amal-hf: no command {command!r}\n\n{USAGE}", file=None if known else sys.stderr)

@@ -201,8 +201,12 @@ class AMALConfig(TrainingArguments):
         _checks.positive("slow_start", self.slow_start, zero=True)
         _checks.between("slow_decay", self.slow_decay, 0.0, 1.0)
         _checks.between("probe_weight", self.probe_weight, 0.0, 1.0)
-        if len(self.clamp) != 2 or not self.clamp[0] < self.clamp[1]:
-            raise ValueError(f"`clamp`: expected two numbers [low, high] with low < high, found {self.clamp}.")
+        pair = isinstance(self.clamp, (list, tuple)) and [isinstance(x, (int, float)) for x in self.clamp] == [True] * 2
+        if not pair or not self.clamp[0] < self.clamp[1]:
+            raise ValueError(
+                f"`clamp`: expected two numbers [low, high] with low < high, found {self.clamp!r}. Set it to such a "
+                "pair, or leave it out."
+            )
         if self.lookahead_params == "all":
             for name, head_only in {"probe_weight": self.probe_weight, "estimator": self.estimator == "head",
                                     "refresh": self.refresh == "epoch"}.items():  # fmt: skip

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from amal_hf import _checks
 from amal_hf._files import write_json, write_tensors
 from amal_hf.config import AMALConfig
-from amal_hf.data import with_row_ids
+from amal_hf.data import guard_splits, with_row_ids
 from amal_hf.denoising import add_evidence, check_parts, count_clean, explained_rows
 from amal_hf.evidence import PROBE, without_gold
 from amal_hf.loading import hold_out, name_classes
@@ -132,7 +132,7 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
 def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
     """`train`, `meta`, `selection` and maybe `test`: given splits, or held out by seed and class.
 
-    Training rows without a label column have nothing to hold out: `meta_split` is needed then, and without a
+    Of training rows without labels, or with gaps, nothing is held out: `meta_split` is needed then, and without a
     `selection_split` there are no selection rows.
 
     Raises:
@@ -159,12 +159,12 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
             _checks.one_of(f"{name}_split", given, list(splits))
         origin = given or "train"
         pool = parts.get(f"rest of {origin}", splits[origin]) if origin != "train" else parts["train"]
-        if origin not in labelled:
+        if origin not in labelled or (origin == "train" and None in pool["label"][:]):
             if name == "selection" and not given:
                 continue
             raise ValueError(
-                f"`{name}_split`: expected rows with column {data.label_column!r}, found none in {origin!r}, only "
-                f"{pool.column_names}. Name a split with labels; there are {sorted(labelled)}."
+                f"`{name}_split`: expected {data.label_column!r} on every row, found {origin!r} without. Name a split "
+                f"with labels, of {sorted(labelled)}."
             )
         rows = rows or (20 * pool.features["label"].num_classes if origin == "train" else 0)
         shared = given and name == "meta" and given == data.selection_split
@@ -228,6 +228,7 @@ def train_run(
     """
     classes = parts["meta"].features["label"].names
     parts = check_parts(parts, losses)
+    guard_splits(parts, args.text_columns, args.strict)
     set_seed(args.seed)
     name = data.model or default_model()
     student, tokenizer = (
@@ -263,6 +264,7 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     run_dir = Path(trainer.args.output_dir)
     trainer.save_model()
     metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
+    explained = explained_rows(trainer, parts["train"])  # every process predicts its share
     if not trainer.is_world_process_zero():
         return metrics
     write_json(run_dir / "metrics.json", metrics)
@@ -271,7 +273,7 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     )
     trainer.weights.save_to_disk(run_dir / "weights")
     write_json(run_dir / "history.json", trainer.history.curves())
-    explained_rows(trainer, parts["train"]).save_to_disk(run_dir / "rows")
+    explained.save_to_disk(run_dir / "rows")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
     trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
@@ -287,6 +289,7 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     sources, args = trainer.stack.names, trainer.args
     labels = (n for n, loss in trainer.stack.losses.items() if loss.columns == ("labels",))
     blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
+    columns: dict[tuple[str, ...], str] = {("labels",): "label", (PROBE,): "probe"}
     asserts: dict[str, str | None] = {}
     for name, loss in trainer.stack.losses.items():
         for position, source in enumerate(blocks[name]):
@@ -297,7 +300,7 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
             elif isinstance(loss, Distillation):
                 asserts[source] = "teacher"
             else:
-                asserts[source] = {("labels",): "label", (PROBE,): "probe"}.get(loss.columns)
+                asserts[source] = columns.get(loss.columns)
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
     return {
         "name": Path(args.output_dir).name,

@@ -181,7 +181,9 @@ class HeadSteering(Steering):
             else:
                 self.remember(self.sampler(int(self.lookaheads)))
             self.lookaheads += 1
-            self._direction, sharpness = self.memory.advise(self.head, problem.direction(), self.args.probe_weight)
+            direction, sharpness = self.memory.advise(self.head, problem.direction(), self.args.probe_weight)
+            # laid out as a checkpoint restores it: a transposed view rounds differently in the product with h
+            self._direction = {name: v.contiguous() for name, v in direction.items()}
             self.sharpness.fill_(sharpness)
         return HeadClosedForm().directional(problem, self._direction), _length(self._direction)
 

@@ -305,7 +305,7 @@ class AMALTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _amal_state(self) -> Tensors:
-        parts = [self.mixing, self.history, *filter(None, [self._steering, self._slow])]
+        parts: list[Any] = [self.mixing, self.history, *filter(None, [self._steering, self._slow])]
         return {name: t for part in parts for name, t in part.state().items()} | {"mean_weight": self._mean_weight}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -336,7 +336,7 @@ class AMALTrainer(Trainer):
         """λ, memory and history of a checkpoint; a checkpoint of a plain `Trainer` has none."""
         path = Path(checkpoint) / STATE_FILE
         if not path.is_file():
-            logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; weights start anew.")
+            logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; the weights stay as they are.")
             return
         state = load_file(path)
         self.mixing.load_state(state)

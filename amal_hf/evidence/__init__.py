@@ -9,7 +9,7 @@ Two experts are asked about the class of a row, and the clean rows decide how fa
 and any further `[N, C]` columns of log-probabilities, such as a teacher's logits. With $E_e$ `[N, C]` what expert e
 says, the corrected label is
 
-$$\log \pi_{ic} = \log b_c + \sum_e w_e E_{e,ic} + \text{const}, \qquad w_e \in [0, 3]$$
+$$\log \pi_{ic} = \log b_c + \sum_e w_e E_{e,ic} + \text{const}, \qquad w_e \in [0, 6]$$
 
 w is fitted to the clean rows, each judged by the *others* (leave-one-out), so nothing is believed because it was
 memorised; b are the classes' shares among the rows to be judged, half-way from equal ones.

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from amal_hf.metagrad import ridge_leave_one_out
 
 RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
-SPAN = 4.0  # nats: mean length of what the probe says at w = 1
+SPAN = 2.0  # nats: mean length of what the probe says at w = 1
 PRECISION, ROWS = 0.8, 20.0  # before anything is counted a vote is right 4 times of 5, as if 20 rows were seen
-USUAL, MOST = 1.0, 3.0  # w where the clean rows say nothing, and its bound
+USUAL, PULL, MOST = 1.0, 3.0, 6.0  # w where the clean rows say nothing, how many rows that is worth, and its bound
 
 
 def balanced(labels: Tensor, num_classes: int) -> Tensor:
@@ -115,7 +115,7 @@ class Precision:
 
 
 def fit_weights(left_out: Tensor, labels: Tensor) -> Tensor:
-    """w `[E]` in [0, 3]: how far each expert is believed, by the likelihood of the clean rows' classes.
+    """w `[E]` in [0, 6]: how far each expert is believed, by the likelihood of the clean rows' classes.
 
     Args:
         left_out: what each expert says of each clean row without having seen it, `[M, E, C]`, in nats.
@@ -125,7 +125,7 @@ def fit_weights(left_out: Tensor, labels: Tensor) -> Tensor:
         Wolpert (1992), stacked generalization, section 2.
     """
     said, truth = left_out.numpy(), labels.numpy()
-    pull = 1 / len(truth)  # as a row more: few rows cannot make an expert certain
+    pull = PULL / len(truth)  # few rows cannot make an expert certain
     shares = balanced(labels, left_out.shape[2]).numpy()
     rows = np.arange(len(truth))
 

@@ -170,18 +170,19 @@ def _row(run: Run, i: int) -> dict[str, Any]:
 
 def _function_rows(run: Run, function: FunctionTrust) -> list[tuple[str, list[dict[str, Any]]]]:
     """The rows on which a function is least and most trusted, as the page shows them."""
-    assert run.corrected is not None
+    probabilities = run.corrected
+    assert probabilities is not None
 
     def shown(i: int) -> dict[str, Any]:
         text = " ".join(str(run.rows[i]["text"] or "").split())
-        vote, corrected = int(run.votes[i, function.column]), int(run.corrected[i].argmax())
+        vote, corrected = int(run.votes[i, function.column]), int(probabilities[i].argmax())
         return {
             "text": text if len(text) <= _LONG else text[:_LONG].rsplit(" ", 1)[0] + " …",
             "weight": float(run.weights[i, function.source]),
             "vote": run.class_name(vote),
             "corrected": run.class_name(corrected),
             "differs": vote != corrected,
-            "confidence": float(run.corrected[i].max()),
+            "confidence": float(probabilities[i].max()),
         }
 
     return [(title, [shown(int(i)) for i in at]) for title, at in (("Least", function.least), ("Most", function.most))]

@@ -48,6 +48,17 @@ def test_two_processes_are_one(case, launched, tmp_path):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_two_processes_continue_where_they_stopped(launched):
+    for rank in (0, 1):
+        whole, resumed = (load_file(launched / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
+        assert identical(whole, resumed) == []
+    kept = {path.name for path in (launched / "whole").iterdir()}
+    assert kept == {"checkpoint-10", "checkpoint-15"}
+    files = {path.name for path in (launched / "whole" / "checkpoint-15").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json", "amal_state.safetensors"} <= files
+
+
 def test_each_row_counts_once():
     losses = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
     index, once = everyones(Accelerator(cpu=True), torch.tensor([7, 2, 7, 0]), losses)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,34 @@ def architecture(which: str) -> Callable[[Build, str], str]:
     return check
 
 
+def accumulated_lookahead(build: Build, moves: str) -> str:
+    """θ′ and the centre come from the rows at hand, and those are a micro-batch's: said in the log, shown here."""
+    for settings in ({"lookahead": "sgd"}, {"center": True}):
+        with pytest.raises(AssertionError):
+            accumulated(build, moves, lambda: planted.make_student().double(), **settings)
+        split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+        with said_by("amal_hf.choices") as told:
+            assert moved(trained(build, moves, **split, **settings)).nan_to_num().isfinite().all()
+        assert any("first micro-batch" in line for line in told)
+    return "runs: the first micro-batch stands for its step, so 4×4 is near 1×16"
+
+
+@contextmanager
+def said_by(name: str) -> Iterator[list[str]]:
+    """What a module logs, from INFO on."""
+    told: list[str] = []
+    handler, logger = logging.Handler(), hf_logging.get_logger(name)
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def autocast(build: Build, moves: str) -> str:
     half, full = (moved(trained(build, moves, bf16=bf16, num_train_epochs=1)) for bf16 in (True, False))
     gap = (half - full).abs().nan_to_num().max()
@@ -191,17 +220,9 @@ def eight_bits(build: Build, moves: str) -> str:
 def stream(build: Build, moves: str) -> str:
     rows = planted.make_rows(32, wrong=0.4).to_iterable_dataset()
     settings = {"recipe": "trust", "max_steps": 6, "meta_start": 1, "lookahead_params": moves}
-    told: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    logger = hf_logging.get_logger("amal_hf.choices")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    with said_by("amal_hf.choices") as told:
         trainer = build(settings, train_dataset=rows)
         trainer.train()
-    finally:
-        logger.removeHandler(handler)
     assert any("stream" in line and "kept" in line for line in told)
     assert trainer.state.log_history[-2]["weight/label/q10"] < trainer.state.log_history[-2]["weight/label/q90"]
     with pytest.raises(ValueError, match=r"`train_dataset`: .*stream.*Use mixing='trust'"):
@@ -226,6 +247,7 @@ def attention(kernel: str) -> Callable[[Build, str], str]:
 
 ROWS: dict[str, Callable[[Build, str], str]] = {
     **{name: architecture(name) for name in ARCHITECTURES},
+    "accumulation with lookahead='sgd', 'optimizer' or center=True": accumulated_lookahead,
     "SDPA attention": attention("sdpa"),
     "bf16 autocast": autocast,
     "torch.compile (aot_eager)": compiled,
@@ -238,7 +260,7 @@ ROWS: dict[str, Callable[[Build, str], str]] = {
 }
 # of how it is launched: checked by tests/integration/test_launch.py
 LAUNCHED = {
-    "two processes (DDP)": "exact: = one process with the same rows a step; refresh='epoch' refused: use 'step'",
+    "two processes (DDP)": "exact: = one process with the same rows a step",
     "FSDP, DeepSpeed ZeRO": "fixed weights run; learned ones are refused: use DDP with bf16, checkpointing or LoRA",
     "nn.DataParallel": "refused: use accelerate launch",
 }
@@ -272,6 +294,11 @@ def test_a_cell_says_what_was_found(row, moves, build):
 
 def test_the_page_has_the_rows_that_are_checked():
     assert table(written()) == PAGE.read_text()
+
+
+def test_readme_shows_this_page():
+    readme = (PAGE.parents[2] / "README.md").read_text()
+    assert readme.split("<!-- support -->\n")[1].split("\n<!-- /support -->")[0] == PAGE.read_text().strip()
 
 
 if __name__ == "__main__":

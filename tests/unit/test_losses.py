@@ -191,7 +191,7 @@ def test_distillation_targets():
 def test_distillation_refuses():
     with pytest.raises(ValueError, match=r"`temperature`: expected a positive number, found 0.0"):
         Distillation(temperature=0.0)
-    with pytest.raises(ValueError, match="`kind`: expected one of .*'kl', 'mse'.*, found 'l1'"):
+    with pytest.raises(ValueError, match=r"`kind`: expected one of .*'kl', 'mse'.*, found 'l1'"):
         Distillation(kind="l1")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`kind`: 'mse' compares logits, but `probabilities=True`"):
         Distillation(kind="mse", probabilities=True)

@@ -18,7 +18,7 @@ from amal_hf.slow import SlowModel
 
 BATCH = {
     "input_ids": torch.tensor([[2, 5, 6, 3], [2, 9, 3, 0]]),
-    "attention_mask": torch.tensor([[1] * 4, [1, 1, 1, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
 }
 
 

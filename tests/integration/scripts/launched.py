@@ -38,6 +38,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "amal-step, whole network": (
         SHORT, {**STEP, "lookahead_params": "all", "lookahead": "optimizer", "meta_start": 2, "normalize": "mean"},
     ),
+    "amal": (SHORT, {"recipe": "amal", "refresh_every": 1, "mixing_lr": 20.0, "meta_batch_size": 8}),
     "shared": (SHORT, {"recipe": "shared"}),
     "l2r": (SHORT, {"recipe": "l2r"}),
     "network": (SHORT, {"recipe": "network", "meta_every": 2, "meta_start": 1}),
@@ -70,7 +71,8 @@ def settings_of(case: str, processes: int) -> tuple[int, dict[str, Any]]:
     accumulated = settings.get("gradient_accumulation_steps", 1)
     batch = GLOBAL_BATCH // processes // accumulated
     order = {"train_sampling_strategy": "sequential"} if rows % GLOBAL_BATCH else {}
-    return rows, {"num_train_epochs": 3, **settings, **order, "per_device_train_batch_size": batch}
+    return rows, {"num_train_epochs": 3, **settings, **order, "per_device_train_batch_size": batch,
+                  "per_device_eval_batch_size": GLOBAL_BATCH // 4 // processes}  # fmt: skip
 
 
 def ended(folder: Path, case: str, processes: int) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
@@ -95,6 +97,20 @@ def ended(folder: Path, case: str, processes: int) -> tuple[dict[str, torch.Tens
     return state | {"mean_weight": trainer._mean_weight}, told
 
 
+def stopped_and_continued(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The end of a run that keeps checkpoints, and of one that goes on from its tenth step; with dropout."""
+    settings = {**TRUST, "save_strategy": "steps", "save_steps": 5, "save_total_limit": 2, "num_train_epochs": 3}
+    ends = []
+    for start in (None, str(folder / "whole" / "checkpoint-10")):
+        trainer = planted.make_trainer(
+            folder / ("resumed" if start else "whole"), {**settings, "per_device_train_batch_size": 4},
+            model=planted.make_student(dropout=0.2), train_dataset=planted.make_rows(36, wrong=0.4),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=start)
+        ends.append(planted.parameters(trainer) | trainer._amal_state())
+    return ends
+
+
 def main(folder: Path) -> None:
     here = PartialState(cpu=True)
     for case in CASES:
@@ -102,6 +118,8 @@ def main(folder: Path) -> None:
         name = f"{case}-{here.num_processes}-{here.process_index}"
         save_file({k: v.contiguous() for k, v in state.items()}, folder / f"{name}.safetensors")
         (folder / f"{name}.json").write_text(json.dumps(logs))
+    for name, end in zip(("whole", "resumed"), stopped_and_continued(folder), strict=True):
+        save_file({k: v.contiguous() for k, v in end.items()}, folder / f"{name}-{here.process_index}.safetensors")
     here.destroy_process_group()
 
 
