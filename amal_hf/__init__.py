@@ -12,6 +12,9 @@ What flows where::
 `amal_hf.losses`       sources of supervision, `(outputs, batch) -> [N]`
 `amal_hf.mixing`       where the weights come from, and how they move
 `amal_hf.metagrad`     `MetaProblem -> [N, K]`: four estimators and their oracle
+`amal_hf.weak`         labeling functions to votes, votes to one distribution
+`amal_hf.evidence`     what a few clean rows say about every other row
+`amal_hf.distill`      teachers to columns, students from teachers
 `amal_hf.config`       `AMALConfig`, the recipes
 `amal_hf.trainer`      `AMALTrainer`, a `transformers.Trainer`
 `amal_hf.corpus`       the embedded corpus of the demo
@@ -31,6 +34,7 @@ from amal_hf.losses import (
     Loss,
     LossStack,
     MajorityVote,
+    SlowCopy,
 )
 from amal_hf.metrics import ECE, Accuracy, MacroF1, classification_metrics
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
@@ -60,6 +64,7 @@ __all__ = [
     "Outputs",
     "Rows",
     "Shared",
+    "SlowCopy",
     "Table",
     "Trust",
     "classification_metrics",

@@ -76,9 +76,17 @@ def add_evidence(
 
     Returns:
         parts whose `train` also holds the clean rows, and losses with "probe", "self" and "gold" besides.
+
+    Raises:
+        ValueError: batches are to be grouped by length.
     """
     if args.evidence_column in parts["train"].column_names:
         return dict(parts), dict(losses)
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError(
+            "`train_sampling_strategy`: expected 'random' with recipe 'denoise', whose clean rows repeat; found "
+            "'group_by_length', which would fill batches with copies of one row. Set it to 'random'."
+        )
     train, clean = clean_evidence(
         parts["train"], parts["meta"], student, tokenizer,
         votes=votes_column,

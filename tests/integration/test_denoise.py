@@ -276,6 +276,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
         {**splits(), "train": rows(60, 0, False) + rows(24, 1, False)}, {"strict": True}, "24 of meta's rows also",
     ),
     "selection rows that are not there": (splits(), {"eval_strategy": "epoch"}, "eval_dataset"),
+    "batches of copies": (
+        splits(), {"train_sampling_strategy": "group_by_length"}, "`train_sampling_strategy`: .*copies of one",
+    ),
 }  # fmt: skip
 
 
