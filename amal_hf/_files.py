@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,24 @@ def write_tensors(path: str | Path, tensors: Tensors) -> Path:
     from safetensors.torch import save_file
 
     return write_whole(path, lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, p))
+
+
+@contextmanager
+def replaced_folder(target: str | Path) -> Iterator[Path]:
+    """A scratch folder beside `target`; what the block leaves in it as "made" takes the target's place.
+
+    Where the block fails, the target stays as it was.
+    """
+    target = Path(target).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+        if target.is_dir():
+            os.replace(target, scratch / "before")
+        os.replace(scratch / "made", target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

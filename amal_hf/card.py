@@ -31,7 +31,7 @@ def amend_model_card(path: Path, trainer: AMALTrainer) -> None:
 ## Supervision
 
 Trained with `amal_hf` on {counts} rows from several sources, each weighted
-per row by a meta lookahead on the clean rows.
+per row (recipe `{trainer.args.recipe}`).
 
 {losses}
 

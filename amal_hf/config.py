@@ -220,6 +220,11 @@ class AMALConfig(TrainingArguments):
                 f"`estimator`: the head's derivative has the closed form 'head', found {self.estimator!r}. "
                 "Set lookahead_params='all' to differentiate the whole network."
             )
+        if self.mixing == "corrected" and self.train_sampling_strategy == "group_by_length":
+            raise ValueError(
+                "`train_sampling_strategy`: expected 'random' with recipe 'denoise', whose clean rows repeat; found "
+                "'group_by_length', which would fill batches with copies of one row. Set it to 'random'."
+            )
         if self.mixing == "corrected" and not self.evidence_column:
             raise ValueError(
                 "`evidence_column`: mixing='corrected' expects a column of log-probabilities, found none. Add it with "

@@ -260,11 +260,12 @@ def overlap(splits: Mapping[str, Dataset], text_columns: Sequence[str]) -> dict[
     return found
 
 
-def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict: bool) -> None:
+def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict: bool, only: str = "") -> None:
     """Warn of rows shared between splits before training; refuse with `strict`. Streams pass unseen.
 
     Args:
         splits: e.g. train, meta, selection and test; a dictionary of evaluation sets counts as several.
+        only: a split; only pairs that it is part of are looked at ("": all).
 
     Raises:
         ValueError: `strict` and an overlap.
@@ -275,6 +276,7 @@ def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict:
         for one, each in (split.items() if isinstance(split, dict) else [("", split)])
     }
     shared = overlap({name: split for name, split in several.items() if isinstance(split, Dataset)}, text_columns)
+    shared = {pair: count for pair, count in shared.items() if not only or only in pair}
     if not shared:
         return
     counts = ", ".join(

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from amal_hf import _checks
+from amal_hf._files import replaced_folder
 from amal_hf._types import ROW_ID
 from amal_hf.config import AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, check_said
@@ -28,6 +26,8 @@ from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import cast_votes, check_functions
 
 PARQUET = "corpus.parquet"
+ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "self": SlowCopy(), "gold": CrossEntropy(GOLD)}
+"""Sources of recipe "denoise", beside the votes."""
 
 
 def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dict[str, Dataset]:
@@ -76,17 +76,9 @@ def add_evidence(
 
     Returns:
         parts whose `train` also holds the clean rows, and losses with "probe", "self" and "gold" besides.
-
-    Raises:
-        ValueError: batches are to be grouped by length.
     """
     if args.evidence_column in parts["train"].column_names:
         return dict(parts), dict(losses)
-    if args.train_sampling_strategy == "group_by_length":
-        raise ValueError(
-            "`train_sampling_strategy`: expected 'random' with recipe 'denoise', whose clean rows repeat; found "
-            "'group_by_length', which would fill batches with copies of one row. Set it to 'random'."
-        )
     train, clean = clean_evidence(
         parts["train"], parts["meta"], student, tokenizer,
         votes=votes_column,
@@ -98,13 +90,7 @@ def add_evidence(
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
     share = gold_share(len(clean), seen)
-    added = {"probe": CrossEntropy(PROBE), "self": SlowCopy(), "gold": CrossEntropy(GOLD)}
-    rows = with_gold(train, clean, share)
-    if ROW_ID in train.column_names:  # the clean rows repeat: theirs are new
-        ids = np.asarray(train[ROW_ID][:])
-        new = ids.max() + 1 + np.arange(len(rows) - len(train))
-        rows = rows.add_column(ROW_ID, np.concatenate([ids, new]))
-    return {**parts, "train": rows, "meta": clean}, {**losses, **added}
+    return {**parts, "train": with_gold(train, clean, share), "meta": clean}, {**losses, **ADDED}
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, evidence: torch.Tensor | None) -> torch.Tensor:
@@ -131,18 +117,8 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         trainer: after training.
         rows: its training rows as they were before tokens; the gold rows among them are left out.
     """
-    trainer.args.train_sampling_strategy = "random"  # "group_by_length" would also order what is predicted
-    predicted = trainer.predict(trainer.train_dataset)
-    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
-    probs = torch.as_tensor(logits).softmax(-1)
-    masks, targets = [], []
-    tokens = {"input_ids", "attention_mask", "token_type_ids"}
-    said = trainer.train_dataset.remove_columns([c for c in tokens if c in trainer.train_dataset.column_names])
-    keep = [c for c in said.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
-    for batch in DataLoader(said.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources):
-        masks.append(trainer.stack.mask(batch))
-        targets.append(trainer.stack.targets(batch, probs.shape[-1]))
-    mask, target = torch.cat(masks), torch.cat(targets)  # [N, K], [N, K, C]
+    probs = _probabilities(trainer)
+    mask, target = _said(trainer, probs.shape[-1])
     weights = trainer.history.last_weights()
     slow = trainer.stack.position(SlowCopy)
     if slow is not None:  # what it said is not kept, only how far it was believed
@@ -181,6 +157,26 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     if GOLD not in rows.column_names:
         return explained
     return explained.select(np.flatnonzero(np.asarray(rows[GOLD][:]) == -100))
+
+
+def _probabilities(trainer: AMALTrainer) -> torch.Tensor:
+    """The student's, `[N, C]`, of every training row in order."""
+    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
+    try:  # "group_by_length" would also order what is predicted
+        predicted = trainer.predict(trainer.train_dataset).predictions
+    finally:
+        trainer.args.train_sampling_strategy = strategy
+    return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
+
+
+def _said(trainer: AMALTrainer, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
+    rows = trainer.train_dataset
+    keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
+    loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
+    said = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]
+    masks, targets = zip(*said, strict=True)
+    return torch.cat(masks), torch.cat(targets)
 
 
 def _argmax(mass: torch.Tensor) -> list[int]:
@@ -241,7 +237,9 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             "with this version."
         )
     corpus = _corpus(rows, run["sources"], run["classes"])
-    _save(corpus, target)
+    with replaced_folder(target) as scratch:
+        corpus.save_to_disk(scratch / "made")
+        corpus.to_parquet(scratch / "made" / PARQUET)
     return load_from_disk(target)
 
 
@@ -276,18 +274,3 @@ def _corpus(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Da
         if (said >= 0).any():
             table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named
     return Dataset(pa.table(table)).cast(Features(features))
-
-
-def _save(corpus: Dataset, target: Path) -> None:
-    """As a data set and as Parquet, in a folder that appears whole."""
-    target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        corpus.save_to_disk(work / "made")
-        corpus.to_parquet(work / "made" / PARQUET)
-        if target.is_dir():
-            os.replace(target, work / "before")
-        os.replace(work / "made", target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -228,7 +228,7 @@ def train_run(
     """
     classes = parts["meta"].features["label"].names
     parts = check_parts(parts, losses)
-    guard_splits(parts, args.text_columns, args.strict)
+    guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
     set_seed(args.seed)
     name = data.model or default_model()
     student, tokenizer = (

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from datasets import ClassLabel, DatasetDict, Value
 from transformers import HfArgumentParser
 
-from amal_hf._files import write_json
+from amal_hf._files import replaced_folder, write_json
 from amal_hf.distill.teaching import TeachConfig, teach_splits
 from amal_hf.loading import load_splits, name_classes
 
@@ -30,10 +30,11 @@ def run(argv: Sequence[str]) -> int:
     taught = teach_splits(splits, teachers, config)
     state = PartialState()
     if state.is_main_process:
-        taught.save_to_disk(config.output_dir)
         read = (config.splits or ["train"])[0]
         added = [c for c in taught[read].column_names if c not in splits[read].column_names]
-        write_json(Path(config.output_dir) / "teachers.json", {"teachers": teachers, "columns": added})
+        with replaced_folder(config.output_dir) as scratch:
+            taught.save_to_disk(scratch / "made")
+            write_json(scratch / "made" / "teachers.json", {"teachers": teachers, "columns": added})
         print(f"columns {', '.join(added)}   data set {config.output_dir}")
     state.wait_for_everyone()
     return 0

@@ -80,12 +80,12 @@ def clean_evidence(
     def judge(rows: dict[str, list[Any]]) -> dict[str, np.ndarray]:
         batch = Dataset.from_dict(rows)
         said = torch.stack([ask(batch) for ask in heard], 1)
-        return _columns(said, weights, num_classes)
+        return _columns(said, weights)
 
     judged = train.map(judge, batched=True, batch_size=2048, desc="Weighing evidence", load_from_cache_file=False)
     log_odds = torch.as_tensor(np.asarray(judged.with_format("numpy")[EVIDENCE][:]))
     prior = class_shares(log_odds.double()).log()
-    known = _columns(torch.stack(left_out, 1), weights, num_classes)
+    known = _columns(torch.stack(left_out, 1), weights)
     return (
         _with_column(judged, EVIDENCE, (log_odds + prior).log_softmax(1).float().numpy()),
         _with_column(
@@ -112,13 +112,17 @@ def with_gold(train: Dataset, clean: Dataset, share: float = 0.25) -> Dataset:
     Args:
         train: rows with the columns of `clean_evidence`; their `label`, if any, is left alone and not read.
         clean: rows with `label` and the same columns.
-        share: of the rows that are clean, in (0, 1).
+        share: of all rows, in (0, 1).
 
     Returns:
         the rows with a column `gold`: the class of a clean row, -100 on the others. The `evidence` of a clean row
-        is its class.
+        is its class; its `row_id`, where the rows have one, is new.
+
+    Raises:
+        ValueError: a share outside (0, 1).
     """
-    _checks.between("share", share, 0.0, 1.0)
+    if not 0 < share < 1:
+        raise ValueError(f"`share`: expected a number between 0 and 1, found {share!r}. 0.25 is usual.")
     times = max(1, round(share / (1 - share) * len(train) / len(clean)))
     labels = np.asarray(clean["label"][:])
     sure = SURE * np.eye(clean.features["label"].num_classes, dtype=np.float32)[labels]
@@ -126,10 +130,10 @@ def with_gold(train: Dataset, clean: Dataset, share: float = 0.25) -> Dataset:
     gold = _with_column(_with_column(clean, EVIDENCE, sure), GOLD, labels)
     shared = [c for c in train.column_names if c in gold.column_names and c != ROW_ID]
     rows = _with_column(train, GOLD, np.full(len(train), -100))
-    rows = rows.remove_columns([ROW_ID]) if ROW_ID in rows.column_names else rows
-    gold = gold.select_columns([*shared, GOLD])
-    gold = gold.cast(Features({c: rows.features[c] for c in gold.column_names}))
-    return concatenate_datasets([rows, gold.select(np.tile(np.arange(len(gold)), times))])
+    gold = gold.select_columns([*shared, GOLD]).select(np.tile(np.arange(len(gold)), times))
+    if ROW_ID in train.column_names:
+        gold = gold.add_column(ROW_ID, max(train[ROW_ID][:]) + 1 + np.arange(len(gold)))
+    return concatenate_datasets([rows, gold.cast(Features({c: rows.features[c] for c in gold.column_names}))])
 
 
 def without_gold(train: Any) -> Any:
@@ -178,7 +182,7 @@ def _votes(rows: Dataset, column: str, width: int) -> Tensor:
     return torch.as_tensor([[-1] * width if row is None else row for row in rows[column]])
 
 
-def _columns(said: Tensor, weights: Tensor, num_classes: int) -> dict[str, np.ndarray]:
+def _columns(said: Tensor, weights: Tensor) -> dict[str, np.ndarray]:
     """The two columns from what each expert says, `[N, E, C]`."""
     together = torch.einsum("nec,e->nc", said, weights)
     return {PROBE: (weights[0] * said[:, 0]).softmax(1).float().numpy(), EVIDENCE: together.float().numpy()}

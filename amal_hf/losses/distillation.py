@@ -14,8 +14,23 @@ from amal_hf.losses.base import Loss
 from amal_hf.losses.divergences import DIVERGENCES
 
 
+class TeacherLoss(Loss):
+    """A loss against a teacher's column `[N, ...]`: the teacher abstains on rows with NaN, and where a mask says so."""
+
+    column: str
+    mask_column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column, self.mask_column) if self.mask_column else (self.column,)
+
+    def mask(self, batch: Batch) -> Tensor:
+        said = ~batch[self.column].isnan().flatten(1).any(1)
+        return said & (batch[self.mask_column] == 1) if self.mask_column else said
+
+
 @dataclass(frozen=True)
-class Distillation(Loss):
+class Distillation(TeacherLoss):
     r"""Match a teacher whose logits (or probabilities) are a dataset column.
 
     With $p = \mathrm{softmax}(t_i/T)$, $q = \mathrm{softmax}(z_i/T)$ and $m = (p+q)/2$:
@@ -66,13 +81,6 @@ class Distillation(Loss):
         if self.kind == "mse" and self.probabilities:
             raise ValueError("`kind`: 'mse' compares logits, but `probabilities=True`. Use kind='kl'.")
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column, self.mask_column) if self.mask_column else (self.column,)
-
-    def mask(self, batch: Batch) -> Tensor:
-        return spoken(batch, self.column, self.mask_column)
-
     def _teacher(self, batch: Batch) -> Tensor:
         teacher = torch.nan_to_num(batch[self.column], posinf=None, neginf=None)
         if not self.probabilities:
@@ -88,9 +96,3 @@ class Distillation(Loss):
         if self.kind == "sigmoid" or num_classes == 1:
             return None  # no class competes with another: there is no distribution over them
         return self._teacher(batch).softmax(-1) * self.mask(batch)[:, None]
-
-
-def spoken(batch: Batch, column: str, mask_column: str = "") -> Tensor:
-    """True where a row of `column`, `[N, ...]`, holds no NaN and `mask_column`, if any, agrees. Shape `[N]`."""
-    said = ~batch[column].isnan().flatten(1).any(1)
-    return said & (batch[mask_column] == 1) if mask_column else said

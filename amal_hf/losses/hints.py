@@ -16,12 +16,11 @@ from torch.nn import functional as F
 
 from amal_hf import _checks
 from amal_hf._types import Batch, Outputs
-from amal_hf.losses.base import Loss
-from amal_hf.losses.distillation import spoken
+from amal_hf.losses.distillation import TeacherLoss
 
 
 @dataclass(frozen=True)
-class Hint(Loss):
+class Hint(TeacherLoss):
     r"""Bring the student's layers close to the teacher's.
 
     With s the student's features `[N, L, H]`, h the teacher's `[N, M, H]` and m the layer map:
@@ -62,13 +61,6 @@ class Hint(Loss):
     def __post_init__(self) -> None:
         _checks.one_of("kind", self.kind, ("mse", "cosine"))
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column, self.mask_column) if self.mask_column else (self.column,)
-
-    def mask(self, batch: Batch) -> Tensor:
-        return spoken(batch, self.column, self.mask_column)
-
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         student = _layered(_features(outputs, self.output))
         teacher = _layered(torch.nan_to_num(batch[self.column])).to(student.dtype)
@@ -93,7 +85,7 @@ class Hint(Loss):
 
 
 @dataclass(frozen=True)
-class Relation(Loss):
+class Relation(TeacherLoss):
     r"""Rows that are alike to the teacher be alike to the student: similarity of pooled features, not the features.
 
     $$\ell_i = \frac{1}{|B_i|} \sum_{j \in B_i} \big(\cos(s_i, s_j) - \cos(h_i, h_j)\big)^2$$
@@ -125,13 +117,6 @@ class Relation(Loss):
     column: str = "teacher_pooled"
     output: str = "hints"
     mask_column: str = ""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column, self.mask_column) if self.mask_column else (self.column,)
-
-    def mask(self, batch: Batch) -> Tensor:
-        return spoken(batch, self.column, self.mask_column)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         student = _layered(_features(outputs, self.output))[:, -1]

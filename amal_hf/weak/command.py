@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from snorkel.labeling import LabelingFunction
 
 from amal_hf import _checks
-from amal_hf._files import write_json
+from amal_hf._files import replaced_folder, write_json
 from amal_hf.losses import ABSTAIN
 from amal_hf.weak.analysis import CHUNK_ROWS, analyze_chunks
 from amal_hf.weak.apply import ENGINES, ON_ERROR, apply_functions, with_columns, write_columns
@@ -86,10 +84,7 @@ def label_splits(
     """
     names = check_names(functions)
     check_config(config, splits, len(names))
-    out = Path(config.output_dir).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with replaced_folder(config.output_dir) as work:
         with cluster(config.engine, config.num_workers, config.scheduler):
             voted, tables, seconds = _vote(functions, splits, config, work)
         first = "train" if "train" in splits else next(iter(splits))
@@ -106,11 +101,6 @@ def label_splits(
         for name, table in tables.items():
             table.to_csv(made / f"lf_analysis_{name}.csv", index_label="function")
         write_json(made / SUMMARY, _summary(config, classes, judged, seconds))
-        if out.is_dir():
-            os.replace(out, work / "before")
-        os.replace(made, out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return tables, judged
 
 

@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from amal_hf._files import write_whole
+from amal_hf._files import replaced_folder, write_whole
 from amal_hf.data import text_key, tokenized
 from amal_hf.loading import load_splits
 from amal_hf.runs import default_model
@@ -152,14 +152,12 @@ def made(path: Path, make: Callable[[Path], object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock"), wait=True):
         if not path.exists():
-            write_whole(path, make) if path.suffix else _write_folder(path, make)
+            if path.suffix:
+                write_whole(path, make)
+            else:
+                with replaced_folder(path) as scratch:
+                    make(scratch / "made")
     return path
-
-
-def _write_folder(path: Path, make: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    make(temporary)
-    os.replace(temporary, path)
 
 
 @contextmanager

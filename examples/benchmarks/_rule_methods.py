@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from _rule_data import Parts, clock, made
-from datasets import Dataset, Value, concatenate_datasets
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, LabelingFunctions, Loss, MajorityVote
 from amal_hf.callbacks import GROUP, refresh_table
+from amal_hf.evidence import with_gold
 from amal_hf.runs import default_model, load_student
 
 EVAL_BATCH = 128
@@ -115,26 +116,20 @@ def vote_then_clean(parts: Parts, seed: int, steps: int) -> np.ndarray:
     return parts.predict(fine_tune(parts, model, seed, second))
 
 
-def with_gold(rows: Dataset, clean: Dataset) -> Dataset:
-    """`rows` and, behind them, `clean` so often that it makes a quarter; `gold` is -100 on the others."""
-    again = clean.select(np.resize(np.arange(len(clean)), max(len(rows) // 3, len(clean))))
-    again = again.rename_column("label", "gold").cast_column("gold", Value("int64"))
-    rows = rows.remove_columns("truth").add_column("gold", np.full(len(rows), -100))
-    return concatenate_datasets([rows, again.select_columns(rows.column_names).cast(rows.features)])
-
-
-def every_source() -> dict[str, Loss]:
-    return {
+def mixed(parts: Parts, clean: Dataset, seed: int, steps: int, **mixture: Any) -> AMALTrainer:
+    """Every labeling function, the majority vote, the label model and, in a quarter of the rows, gold."""
+    sources = {
         "rules": LabelingFunctions(),
         "majority": MajorityVote(),
         "label_model": CrossEntropy("label_model"),
         "gold": CrossEntropy("gold"),
     }
+    return learn(parts, with_gold(parts.covered.remove_columns("truth"), clean), sources, seed, steps, **mixture)
 
 
 def equal_mix(parts: Parts, seed: int, steps: int) -> np.ndarray:
-    """Every labeling function, the majority vote, the label model and gold: each weighs 1 where it speaks."""
-    return parts.predict(learn(parts, with_gold(parts.covered, parts.clean), every_source(), seed, steps))
+    """All of `mixed`: each weighs 1 where it speaks."""
+    return parts.predict(mixed(parts, parts.clean, seed, steps))
 
 
 def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
@@ -143,8 +138,7 @@ def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
     functions = len(parts.train[0]["weak_labels"])
     best, chosen = -1.0, None
     for rule, *others in FIXED.values():
-        start = [rule] * functions + others
-        trainer = learn(parts, with_gold(parts.covered, half), every_source(), seed, steps, mixing_start=start)
+        trainer = mixed(parts, half, seed, steps, mixing_start=[rule] * functions + others)
         found = scores(parts.name, parts.predict(trainer, selection), selection["label"][:])["metric"]
         if found > best:
             best, chosen = found, trainer

@@ -8,9 +8,9 @@ from _rule_data import BATCH, Parts
 from _rule_methods import learn
 from transformers import AutoTokenizer, set_seed
 
-from amal_hf import CrossEntropy, LabelingFunctions
+from amal_hf import LabelingFunctions
+from amal_hf.denoising import ADDED
 from amal_hf.evidence import clean_evidence, gold_share, with_gold
-from amal_hf.losses import SlowCopy
 from amal_hf.runs import default_model, load_student
 
 
@@ -30,14 +30,9 @@ def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
         parts.train.remove_columns("truth"), parts.clean, student, tokenizer,
         max_length=given.max_length, bf16=given.bf16,
     )  # fmt: skip
-    sources = {
-        "rules": LabelingFunctions(),
-        "probe": CrossEntropy("probe"),
-        "self": SlowCopy(),
-        "gold": CrossEntropy("gold"),
-    }
     trainer = learn(
-        parts, with_gold(rows, clean, gold_share(len(clean), steps * BATCH)), sources, seed, steps,
+        parts, with_gold(rows, clean, gold_share(len(clean), steps * BATCH)), {"rules": LabelingFunctions(), **ADDED},
+        seed, steps,
         model=student, recipe="denoise",
     )  # fmt: skip
     return parts.predict(trainer)
