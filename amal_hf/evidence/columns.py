@@ -75,7 +75,8 @@ def clean_evidence(
     for column in opinions:
         heard.append(partial(_opinion, column))
         left_out.append(_opinion(column, clean))
-    weights = fit_weights(torch.stack(left_out, 1), labels)
+    before = torch.tensor([0.0] + [1.0] * (len(left_out) - 1)).double()  # people stand behind votes; a probe earns it
+    weights = fit_weights(torch.stack(left_out, 1), labels, before)
 
     def judge(rows: dict[str, list[Any]]) -> dict[str, np.ndarray]:
         batch = Dataset.from_dict(rows)

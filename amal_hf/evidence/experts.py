@@ -15,7 +15,7 @@ from amal_hf.metagrad import ridge_leave_one_out
 RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
 SPAN = 2.0  # nats: mean length of what the probe says at w = 1
 PRECISION, ROWS = 0.8, 20.0  # before anything is counted a vote is right 4 times of 5, as if 20 rows were seen
-USUAL, PULL, MOST = 1.0, 3.0, 6.0  # w where the clean rows say nothing, how many rows that is worth, and its bound
+PULL, MOST = 3.0, 6.0  # how many rows the weight from before is worth, and the bound of w
 
 
 def balanced(labels: Tensor, num_classes: int) -> Tensor:
@@ -114,17 +114,18 @@ class Precision:
         return together * _tempered(votes)
 
 
-def fit_weights(left_out: Tensor, labels: Tensor) -> Tensor:
+def fit_weights(left_out: Tensor, labels: Tensor, before: Tensor) -> Tensor:
     """w `[E]` in [0, 6]: how far each expert is believed, by the likelihood of the clean rows' classes.
 
     Args:
         left_out: what each expert says of each clean row without having seen it, `[M, E, C]`, in nats.
         labels: their classes `[M]`; every class weighs the same.
+        before: w `[E]` where the clean rows say nothing, as if three of them had spoken for it.
 
     References:
         Wolpert (1992), stacked generalization, section 2.
     """
-    said, truth = left_out.numpy(), labels.numpy()
+    said, truth, prior = left_out.numpy(), labels.numpy(), before.numpy()
     pull = PULL / len(truth)  # few rows cannot make an expert certain
     shares = balanced(labels, left_out.shape[2]).numpy()
     rows = np.arange(len(truth))
@@ -136,10 +137,9 @@ def fit_weights(left_out: Tensor, labels: Tensor) -> Tensor:
         residual = p - np.eye(p.shape[1])[truth]
         likelihood = -(shares * np.log(p[rows, truth] + 1e-30)).sum()
         slope = np.einsum("m,mec,mc->e", shares, said, residual)
-        return likelihood + pull * ((w - USUAL) ** 2).sum(), slope + 2 * pull * (w - USUAL)
+        return likelihood + pull * ((w - prior) ** 2).sum(), slope + 2 * pull * (w - prior)
 
-    number = left_out.shape[1]
-    found = minimize(cost, np.full(number, USUAL), jac=True, method="L-BFGS-B", bounds=[(0, MOST)] * number)
+    found = minimize(cost, prior, jac=True, method="L-BFGS-B", bounds=[(0, MOST)] * len(prior))
     return torch.from_numpy(found.x)
 
 
