@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from _work import Settings, clock, made, predict
 from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from amal_hf._files import replaced_folder, write_whole
 from amal_hf.data import text_key, tokenized
 from amal_hf.loading import load_splits
 from amal_hf.runs import default_model
 from amal_hf.weak.label_models import COLUMNS, fit
-
-BATCH = 32
-clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-"""On a CPU that others use too, only the time of this process's own work compares methods."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all methods share on one data set; its hash names the runs it belongs to."""
-
-    layers: int
-    freeze_embeddings: bool
-    learning_rate: float
-    steps: int  # 0: so many epochs over the training rows
-    epochs: int
-    max_length: int
-    rows: int  # of the training split; 0: all
-    bf16: bool
-    batch: int = BATCH
-
-    @property
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass
@@ -78,11 +47,9 @@ class Parts:
     def predict(self, trainer: Any, rows: Dataset | None = None) -> np.ndarray:
         """Logits `[N, C]` of the test rows (or of `rows`) in their order; not counted as training."""
         started = clock()
-        # grouped by length, `Trainer.predict` too answers in the order of its groups (transformers 5.23)
-        trainer.args.train_sampling_strategy = "random"
-        logits = trainer.predict(self.test if rows is None else rows).predictions
+        logits = predict(trainer, self.test if rows is None else rows)
         self.extra_seconds -= clock() - started
-        return logits[0] if isinstance(logits, tuple) else logits
+        return logits
 
     def halves(self) -> tuple[Dataset, Dataset]:
         """The clean rows as two halves, class by class; of an odd number the first half has one more."""
@@ -145,32 +112,3 @@ def _aggregate(splits: DatasetDict, num_classes: int, seed: int, path: Path) -> 
         posterior = fit(name, votes["train"], num_classes, seed)
         found |= {f"{split}/{column}": posterior(said) for split, said in votes.items()}
     save_file(found, path)
-
-
-def made(path: Path, make: Callable[[Path], object]) -> Path:
-    """`path`, made by one process if it is not there while the others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_name(f"{path.name}.lock"), wait=True):
-        if not path.exists():
-            if path.suffix:
-                write_whole(path, make)
-            else:
-                with replaced_folder(path) as scratch:
-                    make(scratch / "made")
-    return path
-
-
-@contextmanager
-def locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Hold `path` with this process's number in it; False where another holds it. The dead hold nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield True

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from _rule_data import Parts, clock, made
+from _rule_data import Parts
+from _work import EVAL_BATCH, clock, made
+from _work import learn as train
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedModel, TrainerCallback
 
-from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, LabelingFunctions, Loss, MajorityVote
+from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
 from amal_hf.callbacks import GROUP, refresh_table
 from amal_hf.evidence import with_gold
 from amal_hf.runs import default_model, load_student
 
-EVAL_BATCH = 128
 AMAL_KAPPA = 1.5  # the authors' step on λ: alpha * lr / rows of a group
 SECOND_PHASE = 0.25
 FIXED = {  # each labeling function, majority vote, label model, gold
@@ -43,40 +43,9 @@ def scores(name: str, logits: np.ndarray, truth: Sequence[int]) -> dict[str, flo
     return {key: 100 * float(value) for key, value in found.items()}
 
 
-def learn(
-    parts: Parts,
-    rows: Dataset,
-    losses: Mapping[str, Loss],
-    seed: int,
-    steps: int,
-    *,
-    model: PreTrainedModel | None = None,
-    meta: Dataset | None = None,
-    prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
-    **mixture: Any,
-) -> AMALTrainer:
-    """The one training recipe all methods share; `mixture`: fields of `AMALConfig` (default: all weights 1)."""
-    given, scratch = parts.settings, tempfile.gettempdir()  # nothing is saved
-    set_seed(seed)
-    args = AMALConfig(
-        scratch, max_steps=steps, learning_rate=given.learning_rate, weight_decay=0.01, warmup_steps=0.1, seed=seed,
-        per_device_train_batch_size=given.batch, per_device_eval_batch_size=EVAL_BATCH, bf16=given.bf16,
-        use_cpu=not torch.cuda.is_available(), save_strategy="no",
-        eval_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no", log_weights=False,
-        dataloader_num_workers=0, dataloader_pin_memory=False, **{"recipe": "fixed", **mixture},
-    )  # fmt: skip
-    trainer = AMALTrainer(
-        model=model or load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings),
-        args=args,
-        losses=losses,
-        train_dataset=rows,
-        meta_dataset=meta,
-        processing_class=AutoTokenizer.from_pretrained(default_model()),
-    )
-    trainer.remove_callback(PrinterCallback)
-    prepare(trainer)
-    trainer.train()
-    return trainer
+def learn(parts: Parts, *args: Any, **kwargs: Any) -> AMALTrainer:
+    """`_work.learn` with what these parts share."""
+    return train(parts.settings, parts.classes, *args, **kwargs)
 
 
 def fine_tune(parts: Parts, model: PreTrainedModel, seed: int, steps: int) -> AMALTrainer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from _rule_data import BATCH, Parts
+from _rule_data import Parts
 from _rule_methods import learn
+from _work import BATCH
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import LabelingFunctions

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from _work import cell, number, plain, row, rule, spread
 from scipy import stats
 
 from amal_hf._files import write_json, write_whole
@@ -18,12 +19,6 @@ FEW = ("10", "50")
 Runs = list[dict[str, Any]]
 Scores = dict[tuple[str, int], float]
 """Metric by (data set, seed)."""
-
-
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the 95 % t-interval (NaN of fewer than two)."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else math.nan
-    return float(np.mean(values)), float(half)
 
 
 def of(runs: Runs, method: str, budget: str, key: str = "metric") -> Scores:
@@ -38,9 +33,9 @@ def ranks(runs: Runs, budget: str) -> dict[str, float]:
     means = {}
     for method in (m for m in names if m != BOUND):
         found = of(runs, method, budget)
-        rows = [[v for (d, _), v in found.items() if d == data] for data in sets]
-        if all(rows):
-            means[method] = [-np.mean(row) for row in rows]
+        of_sets = [[v for (d, _), v in found.items() if d == data] for data in sets]
+        if all(of_sets):
+            means[method] = [-np.mean(each) for each in of_sets]
     if not means:
         return {}
     of_set = stats.rankdata(np.asarray(list(means.values())), axis=0)  # [methods, data sets]
@@ -76,28 +71,28 @@ def report(runs: Runs, budgets: Sequence[str], out: Path) -> str:
     summary: dict[str, dict[str, Any]] = {}
     for budget in budgets:
         rank = ranks(runs, budget)
-        lines += [f"\n### Clean rows per class: {budget}\n", _row(["method", *sets, "mean rank"]), _rule(len(sets) + 2)]
+        lines += [f"\n### Clean rows per class: {budget}\n", row(["method", *sets, "mean rank"]), rule(len(sets) + 2)]
         for method in names:
             found = of(runs, method, budget)
             cells = [spread(v) if (v := [x for (d, _), x in found.items() if d == s]) else None for s in sets]
-            lines.append(_row([method, *(_cell(c) for c in cells), _number(rank.get(method, math.nan), 1)]))
+            lines.append(row([method, *(cell(c) for c in cells), number(rank.get(method, math.nan), 1)]))
             summary.setdefault(budget, {})[method] = {
                 "by_set": dict(zip(sets, cells, strict=True)), "mean_rank": rank.get(method)
             }  # fmt: skip
     few, rest = [b for b in budgets if b in FEW], [b for b in budgets if b not in FEW]
     groups = [g for g in (few, rest) if g]
     head = [f"{OURS} minus it, {' and '.join(g)}, p" for g in groups]
-    lines += ["\n### Paired differences and time\n", _row(["method", *head, "time ratio"]), _rule(len(head) + 2)]
+    lines += ["\n### Paired differences and time\n", row(["method", *head, "time ratio"]), rule(len(head) + 2)]
     for method in names:
         apart = [difference(runs, method, g) if method != OURS else None for g in groups]
         ratio = time_ratio(runs, method, budgets)
-        told = [f"{_cell((a['mean'], a['half']))}, {_number(a['p'], 4)}" if a else "–" for a in apart]
-        lines.append(_row([method, *told, _number(ratio, 2)]))
+        told = [f"{cell((a['mean'], a['half']))}, {number(a['p'], 4)}" if a else "–" for a in apart]
+        lines.append(row([method, *told, number(ratio, 2)]))
         keyed = {" and ".join(g): a for g, a in zip(groups, apart, strict=True)}
         summary.setdefault("paired", {})[method] = {"difference": keyed, "time_ratio": ratio}
     table = "\n".join(lines) + "\n"
     write_whole(out / "table.md", lambda path: path.write_text(table))
-    write_json(out / "results.json", _plain({"runs": runs, "summary": summary}))
+    write_json(out / "results.json", plain({"runs": runs, "summary": summary}))
     write_whole(out / "plot.png", lambda path: plot(runs, budgets, path))
     return table
 
@@ -132,31 +127,3 @@ def plot(runs: Runs, budgets: Sequence[str], path: Path) -> None:
 def _names(runs: Runs) -> tuple[list[str], list[str]]:
     """Methods and data sets in the order of the runs."""
     return list(dict.fromkeys(r["method"] for r in runs)), list(dict.fromkeys(r["dataset"] for r in runs))
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(columns: int) -> str:
-    return _row(["---"] + ["---:"] * (columns - 1))
-
-
-def _cell(value: tuple[float, float] | None) -> str:
-    if value is None:
-        return "–"
-    mean, half = value
-    return f"{mean:.1f}" if math.isnan(half) else f"{mean:.1f} ± {half:.1f}"
-
-
-def _number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _plain(value: Any) -> Any:
-    """NaN as null, all the way down."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -22,24 +22,15 @@ where it stopped; runs of other settings are not counted and are made anew.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import multiprocessing
-import os
-import traceback
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
-import transformers
-from _rule_data import Settings, clock, load_parts, locked
+from _rule_data import load_parts
 from _rule_methods import METHODS, scores
 from _rule_report import report
-
-from amal_hf._files import write_json, write_whole
+from _work import Job, Settings, clock, gathered, work_together
 
 NO_BUDGET = "none"
 CPU = Settings(2, True, 3e-4, 240, 0, 128, 0, True)
@@ -54,25 +45,6 @@ SCALES: dict[str, dict[str, Any]] = {
     },
     "quick": {"datasets": ["youtube"], "budgets": ["10"], "seeds": [0]},
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run; `budget`: clean rows per class."""
-
-    dataset: str
-    method: str
-    budget: str
-    seed: int
-    settings: Settings
-
-    def path(self, out: Path) -> Path:
-        return out / self.dataset / f"{self.method}-{self.budget}-{self.seed}.json"
-
-    def result(self, out: Path) -> dict[str, Any] | None:
-        path = self.path(out)
-        found = json.loads(path.read_text()) if path.is_file() else None
-        return found if found and found["config"] == self.settings.hash else None
 
 
 def settings_of(dataset: str, given: argparse.Namespace) -> Settings:
@@ -98,7 +70,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
 
 def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
     """Train and judge one method once."""
-    parts = load_parts(data, job.dataset, job.settings, out, job.budget, job.seed)
+    parts = load_parts(data, job.dataset, job.settings, out, job.case, job.seed)
     steps = job.settings.steps or math.ceil(job.settings.epochs * len(parts.train) / job.settings.batch)
     started = clock()
     logits = METHODS[job.method].run(parts, job.seed, steps)
@@ -106,63 +78,15 @@ def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
     return {
         "dataset": job.dataset,
         "method": job.method,
-        "budget": job.budget,
+        "budget": job.case,
         "seed": job.seed,
         **scores(job.dataset, logits, parts.test["label"][:]),
         "seconds": seconds,
         "steps": steps,
         "train_rows": len(parts.train),
-        "clean_rows": 0 if job.budget == NO_BUDGET else len(parts.clean),
+        "clean_rows": 0 if job.case == NO_BUDGET else len(parts.clean),
         "test_rows": len(parts.test),
-        "config": job.settings.hash,
     }
-
-
-def attempt(job: Job, data: Path, out: Path) -> None:
-    """Run a job that nobody has done, failed at or taken."""
-    path = job.path(out)
-    claim, error = path.with_suffix(".claim"), path.with_suffix(".error")
-    with locked(claim, wait=False) as mine:
-        if not mine:
-            return
-        if not error.is_file() and not job.result(out):
-            label = f"{job.dataset:8s} {job.method:20s} {job.budget:>4s} seed {job.seed}"
-            try:
-                found = run(job, data, out)
-                write_json(path, found)
-                print(f"{label}: {found['metric']:.1f} in {found['seconds']:.0f} s", flush=True)
-            except Exception:
-                told = traceback.format_exc()
-                write_whole(error, lambda p: p.write_text(told))
-                print(f"{label}: failed: {told.splitlines()[-1]}", flush=True)
-        claim.unlink()  # while it is held: who comes next finds the result or the error
-
-
-def work(jobs: list[Job], data: Path, out: Path, parent: int | None) -> None:
-    """Take jobs from the list that all workers share, as long as `parent` lives."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    for job in jobs:
-        if parent is None or os.getppid() == parent:
-            attempt(job, data, out)
-
-
-def work_together(jobs: list[Job], data: Path, out: Path, workers: int) -> None:
-    for job in jobs:
-        job.path(out).with_suffix(".error").unlink(missing_ok=True)
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    context = multiprocessing.get_context("spawn")
-    others = [
-        context.Process(target=work, args=(jobs, data, out, os.getpid()), daemon=True) for _ in range(workers - 1)
-    ]
-    for process in others:
-        process.start()
-    work(jobs, data, out, None)
-    for process in others:
-        process.join()
 
 
 def arguments() -> argparse.Namespace:
@@ -197,12 +121,11 @@ def main() -> None:
     given = arguments()
     jobs = plan(given)
     if not given.report:
-        work_together(jobs, given.data, given.out, given.jobs)
-    found = [result for job in jobs if (result := job.result(given.out))]
-    failed = [path for job in jobs if (path := job.path(given.out).with_suffix(".error")).is_file()]
+        work_together(run, jobs, given.data, given.out, given.jobs)
+    found, told = gathered(jobs, given.out)
     if found:
         print(report(found, given.budgets, given.out))
-    print(f"\n{len(found)} of {len(jobs)} runs, {len(failed)} failed", *failed, sep="\n  ")
+    print(f"\n{told}")
 
 
 if __name__ == "__main__":

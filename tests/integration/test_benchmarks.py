@@ -36,7 +36,7 @@ def test_smaller_draws_are_part_of_larger_ones(module):
 
 
 def test_one_process_at_a_time_holds_a_run(module, tmp_path):
-    locked = module("_rule_data").locked
+    locked = module("_work").locked
     with locked(tmp_path / "a.claim", wait=False) as first, locked(tmp_path / "a.claim", wait=False) as second:
         assert first and not second
     with locked(tmp_path / "a.claim", wait=False) as again:
@@ -60,7 +60,7 @@ def test_report_pairs_by_set_seed_and_budget(module):
 def test_budgets_that_differ_come_in_order(module, monkeypatch):
     script = module("rule_denoising")
     monkeypatch.setattr(sys, "argv", ["x", str(ROOT), "--datasets", "tests", "--budgets", "10", "all", "--seeds", "0"])
-    jobs = [(job.method, job.budget) for job in script.plan(script.arguments())]
+    jobs = [(job.method, job.case) for job in script.plan(script.arguments())]
     assert jobs[:3] == [("majority vote", "none"), ("vote then clean", "10"), ("clean only", "10")]
     assert jobs[-1] == ("best fixed", "all") and len(jobs) == 4 + 2 * 8
 
