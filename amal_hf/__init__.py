@@ -26,6 +26,7 @@ from amal_hf._types import ROW_ID, Outputs
 from amal_hf.config import RECIPES, AMALConfig
 from amal_hf.losses import (
     Agreement,
+    BinaryCrossEntropy,
     CrossEntropy,
     Distillation,
     Entropy,
@@ -35,8 +36,17 @@ from amal_hf.losses import (
     LossStack,
     MajorityVote,
     SlowCopy,
+    SquaredError,
 )
-from amal_hf.metrics import ECE, Accuracy, MacroF1, classification_metrics
+from amal_hf.metrics import (
+    ECE,
+    METRICS,
+    Accuracy,
+    MacroF1,
+    classification_metrics,
+    multi_label_metrics,
+    regression_metrics,
+)
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
 from amal_hf.trainer import AMALTrainer
 
@@ -44,12 +54,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ECE",
+    "METRICS",
     "RECIPES",
     "ROW_ID",
     "AMALConfig",
     "AMALTrainer",
     "Accuracy",
     "Agreement",
+    "BinaryCrossEntropy",
     "CrossEntropy",
     "Distillation",
     "Entropy",
@@ -65,7 +77,10 @@ __all__ = [
     "Rows",
     "Shared",
     "SlowCopy",
+    "SquaredError",
     "Table",
     "Trust",
     "classification_metrics",
+    "multi_label_metrics",
+    "regression_metrics",
 ]

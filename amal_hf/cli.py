@@ -78,15 +78,13 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
 
 
 def _train(argv: Sequence[str]) -> int:
-    from amal_hf.loading import load_splits
     from amal_hf.report import write_report
-    from amal_hf.runs import divide, source_losses, train_run
+    from amal_hf.runs import prepare, train_run
 
     data, args, sources = read_config(argv)
     if not data.data:
         raise ValueError("`data`: expected a value in CONFIG.yaml or as --data, found none.")
-    losses = source_losses(data, sources)
-    parts = divide(load_splits(data.data), data, args.seed)
+    data, parts, losses = prepare(data, args, sources)
     trainer, metrics = train_run(parts, data, args, losses)
     if trainer.is_world_process_zero():
         page = write_report(args.output_dir)

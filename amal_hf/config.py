@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "fixed": {"mixing": "fixed"},
 }
 
+# A table starves a regression: residuals are unbounded, and one visit takes a row to 0 or 2. What a loss is worth is
+# learned once for all rows here, and rows of a stream have it too.
+WITHOUT_CLASSES = "meta-weight-net"
+"""The recipe of a head that does not name one class a row, where none is given."""
+
 PREDICTED = ("meta-weight-net", "network")
 """Mixings that are networks, learned by Adam: κ of a table would be far too large a step."""
 
@@ -68,6 +74,7 @@ DEFAULTS: dict[str, Any] = {
     "mixing_scale": "unit",
     "center": False,
     "normalize": "none",
+    "table_dtype": "float32",
     "refresh": "step",
     "refresh_every": 1,
     "refresh_repeats": 1,
@@ -97,7 +104,8 @@ class AMALConfig(TrainingArguments):
 
     Args:
         recipe: "trust" (default), "amal", "amal-step", "alm-kd", "shared", "l2r", "meta-weight-net", "network",
-            "denoise" or "fixed"; see `RECIPES`.
+            "denoise" or "fixed"; see `RECIPES`. In "trust" and "denoise" sources compete with the classes they name,
+            so a regression or multi-label head refuses them, and takes "meta-weight-net" where none is given.
         mixing: "trust", "instance" (a table), "shared" (a vector), "reweight" (no memory), "meta-weight-net" or
             "network" (predicted), "corrected" (from a column of evidence) or "fixed".
         constraint: "box" or "simplex", for "instance" and "shared".
@@ -108,6 +116,8 @@ class AMALConfig(TrainingArguments):
         center: subtract each micro-batch's mean meta-gradient per block of sources: the mean weight stays
             (so splitting a batch changes it a little, unlike everything else here).
         normalize: "none", "row" (each row's weights sum to 1) or "mean" (their running mean does).
+        table_dtype: "float32" or "float16", of what is kept for every row: λ of a table, and the last weights. In
+            float16 100,000,000 rows of 3 sources take 600 MB each.
         refresh: "step" (inside `training_step`) or "epoch" (a pass over the training set).
         refresh_every, refresh_repeats: epochs between passes; steps on λ per group of a pass.
         meta_every: optimizer steps between lookaheads; with the head, v is reused in between.
@@ -118,7 +128,8 @@ class AMALConfig(TrainingArguments):
         lookahead_params: "head" (the final linear layer) or "all". They are *different* derivatives,
             so this is your choice and never `auto`'s.
         estimator: "auto", "head", "forward", "difference" or "double" — how that derivative is computed.
-        probe_weight: share of the retrained-head direction in v, 0..1; needs the head.
+        probe_weight: share of the retrained-head direction in v, 0..1; needs the head, and one class a row (0 with
+            every other task).
         evidence_column: log-probabilities `[C]` of a row's class, known before training (`amal_hf.evidence`).
         slow_decay: d of the student's slow copy, where `SlowCopy` is among the losses.
         slow_start: optimizer steps before the copy says anything; below 1, their share of all steps.
@@ -133,7 +144,7 @@ class AMALConfig(TrainingArguments):
     """
 
     # --- What is mixed how ---
-    recipe: str = field(default="trust", metadata={"help": f"One of {', '.join(RECIPES)}"})
+    recipe: str = field(default=None, metadata={"help": f"One of {', '.join(RECIPES)} (default: trust)"})  # type: ignore[assignment]
     mixing: str = _knob("trust | instance | shared | reweight | meta-weight-net | network | corrected | fixed")
     constraint: str = _knob("box | simplex")
     clamp: list[float] = _knob("low and high of the box")
@@ -142,6 +153,7 @@ class AMALConfig(TrainingArguments):
     mixing_scale: str = _knob("unit | raw")
     center: bool = _knob("centre the meta-gradient per source over the batch")
     normalize: str = _knob("none | row | mean")
+    table_dtype: str = _knob("float32 | float16, of what is kept for every row")
     # --- When ---
     refresh: str = _knob("step | epoch")
     refresh_every: int = _knob("epochs between passes (refresh=epoch)")
@@ -165,6 +177,17 @@ class AMALConfig(TrainingArguments):
     log_weights: bool = field(default=True, metadata={"help": "Log λ and keep each row's last weights"})
 
     def __post_init__(self) -> None:
+        left = [name for name in ("recipe", *DEFAULTS) if getattr(self, name) is None]
+        self.recipe = "trust" if self.recipe is None else self.recipe
+        self._follow_recipe()
+        self._left = {name: getattr(self, name) for name in left}
+        if isinstance(self.mixing_start, (int, float)):
+            self.mixing_start = [float(self.mixing_start)]
+        super().__post_init__()
+        self._check()
+
+    def _follow_recipe(self) -> None:
+        """Fields that are None take their values from the recipe."""
         _checks.one_of("recipe", self.recipe, RECIPES)
         recipe = dict(RECIPES[self.recipe])
         if self.mixing not in (None, recipe["mixing"]):
@@ -177,10 +200,19 @@ class AMALConfig(TrainingArguments):
         for name, value in {**DEFAULTS, **recipe}.items():
             if getattr(self, name) is None:
                 setattr(self, name, list(value) if isinstance(value, list) else value)
-        if isinstance(self.mixing_start, (int, float)):
-            self.mixing_start = [float(self.mixing_start)]
-        super().__post_init__()
-        self._check()
+
+    def without_classes(self) -> AMALConfig:
+        """These settings for a head that does not name one class a row; what was given stays as it was given."""
+        settings = copy(self)
+        left = {name for name, value in self._left.items() if getattr(self, name) == value}
+        if {"recipe", "mixing"} <= left:
+            settings.recipe = WITHOUT_CLASSES
+            for name in left - {"recipe"}:
+                setattr(settings, name, None)
+            settings._follow_recipe()
+        if "probe_weight" in left:
+            settings.probe_weight = 0.0
+        return settings
 
     def _check(self) -> None:
         allowed = {
@@ -188,6 +220,7 @@ class AMALConfig(TrainingArguments):
             "constraint": ("box", "simplex"),
             "mixing_scale": ("unit", "raw"),
             "normalize": ("none", "row", "mean"),
+            "table_dtype": ("float32", "float16"),
             "refresh": ("step", "epoch"),
             "lookahead": ("none", "sgd", "optimizer", "optimizer-exact"),
             "lookahead_params": ("head", "all"),

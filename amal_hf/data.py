@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
+from amal_hf.metagrad.tasks import SINGLE_LABEL
 
 LABELS = "labels"
 LABEL_ALIASES = ("label", "label_ids")
@@ -44,18 +45,23 @@ class RowIndex:
     """Where a batch's rows stand in the training set, by `row_id`: batch -> positions `[N]`.
 
     Args:
-        ids: `row_id` of every training row; None for a stream, whose rows have no place of their own: -1.
+        ids: `row_id` of every training row (0..N-1 are not kept); None for a stream, whose rows have no place: -1.
     """
 
     def __init__(self, ids: Sequence[int] | None) -> None:
-        self.ids = torch.arange(0) if ids is None else torch.as_tensor(np.asarray(ids)).long()
-        self._sorted, self._order = self.ids.sort()
-        self._stream = ids is None
+        self._stream, found = ids is None, torch.as_tensor(np.asarray([] if ids is None else ids)).long()
+        self._num_rows, self._sorted = len(found), None if found.equal(torch.arange(len(found))) else found.sort()
+
+    @property
+    def ids(self) -> Tensor:
+        """`row_id` of every training row, `[rows]`."""
+        return torch.arange(self._num_rows) if self._sorted is None else self._sorted[0][self._sorted[1].argsort()]
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         if self._stream:
             return torch.full((len(next(iter(batch.values()))),), -1)
-        return self._order[torch.searchsorted(self._sorted, batch[ROW_ID].cpu())]
+        ids = batch[ROW_ID].cpu()
+        return ids if self._sorted is None else self._sorted[1][torch.searchsorted(self._sorted[0], ids)]
 
 
 def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max_length: int) -> Dataset:
@@ -89,45 +95,6 @@ def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
     return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
 
 
-def first_row(dataset: Any) -> dict[str, Any]:
-    """A row of the training set without missing values, its label column called `labels`.
-
-    Raises:
-        ValueError: there is none; or a column has no value at all, or two are the label.
-    """
-    example = next(iter(dataset), None) if dataset is not None else None
-    if example is None:
-        raise ValueError("`train_dataset`: expected at least one row, found none. Pass the rows to train on.")
-    if len(both := [name for name in (LABELS, *LABEL_ALIASES) if name in example]) > 1:
-        raise ValueError(f"`train_dataset`: expected one column of labels, found {both}. Remove or rename the others.")
-    if isinstance(dataset, Dataset):  # where the row misses a value, the first one there is
-        missing = [name for name, value in example.items() if value is None]
-        example |= {name: next((v for v in dataset[name] if v is not None), None) for name in missing}
-    return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
-
-
-def check_columns(example: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
-    """The columns the losses read are there, lists where they must be, and not empty in every row.
-
-    Raises:
-        ValueError: naming the column.
-    """
-    known = {name: loss for name, loss in losses.items() if isinstance(loss, Loss)}
-    _checks.columns("train_dataset", example, {name: loss.columns for name, loss in known.items()})
-    for name, loss in known.items():
-        for column in loss.columns:
-            if example[column] is None:
-                raise ValueError(
-                    f"`train_dataset`: expected values in column {column!r}, which source {name!r} reads; found None "
-                    "in every row. Fill it, or drop the source."
-                )
-            if isinstance(loss, (LabelingFunctions, MajorityVote)) and np.ndim(example[column]) != 1:
-                raise ValueError(
-                    f"`train_dataset`: expected a list of votes in column {column!r}, found {example[column]!r}. "
-                    "Write a single function's votes as lists of one, [vote]."
-                )
-
-
 def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_classes: int, tried: Any = None) -> None:
     """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
 
@@ -139,35 +106,41 @@ def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_cla
     """
     if meta is not None:
         _check_clean(meta, num_classes)
-    for name, split in tried.items() if isinstance(tried, dict) else [("", tried)]:
-        _check_tried("eval_dataset" + f"[{name!r}]" * bool(name), split, num_classes)
+    for where, split, column in labelled("eval_dataset", tried):
+        _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
     if not isinstance(train, Dataset):
         return
     names = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
     for loss in losses:
         for column in loss.columns:
             if column != getattr(loss, "mask_column", None):  # that says where, not what
-                _check_column(loss, _values(train, names[column]), names[column], num_classes)
+                _check_column(loss, values_of(train, names[column]), names[column], num_classes)
 
 
 def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
     where, nothing = f"`train_dataset`: column {column!r}", said.null_count == len(said)
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
         _checks.numbers(where, said.type, whole=True)
-        _checks.equal_width(where, *_span(pc.list_value_length(said)))
-        low, high = _span(pc.list_flatten(said))
+        _checks.equal_width(where, *span(pc.list_value_length(said)))
+        low, high = span(pc.list_flatten(said))
         _checks.votes(column, low, high, num_classes)
         nothing = nothing or (low, high) == (-1, -1)
     elif isinstance(loss, CrossEntropy) and not hasattr(said.type, "value_type"):
         whole = pa.types.is_integer(said.type)
         named = said.filter(pc.not_equal(said, loss.ignore_index)) if whole else said
-        _checks.classes(where, _span(named) if whole else said.type, num_classes)
+        _checks.classes(where, span(named) if whole else said.type, num_classes)
         nothing = len(named) == named.null_count
     elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
         _checks.numbers(where, said.type)
-        _checks.equal_width(where, *_span(pc.list_value_length(said)), num_classes)
+        _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
         odds = isinstance(loss, CrossEntropy) or getattr(loss, "probabilities", False)
-        _checks.within(where, *_span(_numbers_in(said)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
+        _checks.within(where, *span(numbers_in(said)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
+        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes)):
+            warnings.warn(
+                f"{where}: expected logits on every row, found null or NaN on {silent} of {len(said)}: the teacher "
+                "abstains there. Read it again if it should not.",
+                stacklevel=5,
+            )
     if isinstance(loss, CrossEntropy) and len(loss.class_weights or ()) not in (0, num_classes):
         raise ValueError(
             f"`class_weights`: expected {num_classes} numbers, one per class, found {len(loss.class_weights or ())}. "
@@ -180,55 +153,79 @@ def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: i
         )
 
 
-def _numbers_in(said: pa.ChunkedArray) -> pa.ChunkedArray:
-    flat = pc.list_flatten(said)
+def _silent(said: pa.ChunkedArray, width: int) -> int:
+    """Rows of a column of lists that are null, or hold a number that is missing."""
+    numbers = pc.list_flatten(said).to_numpy().reshape(-1, width)
+    return said.null_count + int(np.isnan(numbers).any(1).sum())
+
+
+def _check_classes(where: str, said: pa.ChunkedArray, num_classes: int) -> None:
+    _checks.classes(where, span(said) if pa.types.is_integer(said.type) else said.type, num_classes)
+
+
+def numbers_in(said: pa.ChunkedArray) -> pa.ChunkedArray:
+    """All numbers of a column, of its lists where it holds such, without NaN."""
+    flat = pc.list_flatten(said) if hasattr(said.type, "value_type") else said
     return flat.filter(pc.invert(pc.is_nan(flat))) if pa.types.is_floating(flat.type) else flat
 
 
-def _check_tried(where: str, split: Any, num_classes: int) -> None:
-    """Classes of an evaluation set, where it has any."""
-    column = next((c for c in (LABELS, *LABEL_ALIASES) if isinstance(split, Dataset) and c in split.column_names), None)
-    if column is not None:
-        classes = _values(split, column)
-        found = _span(classes) if pa.types.is_integer(classes.type) else classes.type
-        _checks.classes(f"`{where}`: column {column!r}", found, num_classes)
+def label_column(dataset: Dataset) -> str | None:
+    """The name of its column of labels, where it has one."""
+    return next((c for c in (LABELS, *LABEL_ALIASES) if c in dataset.column_names), None)
+
+
+def labelled(name: str, splits: Any) -> Iterator[tuple[str, Dataset, str]]:
+    """A data set, or each of a dictionary of them, with what to call it and its column of labels, where it has one."""
+    for key, split in splits.items() if isinstance(splits, dict) else [("", splits)]:
+        column = label_column(split) if isinstance(split, Dataset) else None
+        if column is not None:
+            yield name + f"[{key!r}]" * bool(key), split, column
 
 
 def clean_rows(dataset: Dataset, device: torch.device) -> tuple[Dataset, Tensor]:
-    """The clean rows without `row_id`, and their classes `[M]`."""
+    """The clean rows without `row_id`, and their labels: classes `[M]`, or numbers `[M]` or `[M, C]`."""
     rows = dataset.select_columns([name for name in dataset.column_names if name != ROW_ID])
-    column = next(c for c in (LABELS, *LABEL_ALIASES) if c in rows.column_names)
-    return rows, torch.as_tensor(rows[column][:], device=device)
+    return rows, torch.as_tensor(rows[label_column(rows)][:], device=device)
+
+
+def check_labelled(dataset: Dataset) -> str:
+    """The clean rows' column of labels.
+
+    Raises:
+        ValueError: there is none.
+    """
+    column = label_column(dataset)
+    if column is None:
+        raise ValueError(
+            f"`meta_dataset`: expected a column 'label', found {dataset.column_names}. Rename the column of the label."
+        )
+    return column
 
 
 def _check_clean(dataset: Dataset, num_classes: int) -> None:
-    column = next((c for c in (LABELS, *LABEL_ALIASES) if c in dataset.column_names), None)
-    if column is None:
-        raise ValueError(
-            f"`meta_dataset`: expected a column 'label', found {dataset.column_names}. Rename the column of the class."
-        )
-    classes = _values(dataset, column)
+    column = check_labelled(dataset)
+    classes = values_of(dataset, column)
     if classes.null_count:
         raise ValueError(
             f"`meta_dataset`: expected a class on every row, found {classes.null_count} rows without. Drop them: what "
             "steers must be clean."
         )
-    found = _span(classes) if pa.types.is_integer(classes.type) else classes.type
-    _checks.classes(f"`meta_dataset`: column {column!r}", found, num_classes)
+    _check_classes(f"`meta_dataset`: column {column!r}", classes, num_classes)
     unseen = sorted(set(range(num_classes)) - set(classes.unique().to_pylist()))
     if unseen:
         warnings.warn(
             f"`meta_dataset`: no clean row of class(es) {unseen} among {len(classes)}: whoever names them will "
             "seem wrong. Add a few rows of every class.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _values(dataset: Dataset, column: str) -> pa.ChunkedArray:
+def values_of(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """A whole column."""
     return dataset.select_columns([column]).with_format("arrow")[:].column(0)
 
 
-def _span(values: pa.ChunkedArray) -> tuple[int, int]:
+def span(values: pa.ChunkedArray) -> tuple[int, int]:
     """Least and greatest; (0, 0) of nothing."""
     found = pc.min_max(values).as_py()
     return (0, 0) if found["min"] is None else (found["min"], found["max"])
@@ -306,14 +303,19 @@ class SourceCollator:
         inner: the collator of the model's inputs; it never sees the sources' columns.
         columns: columns read by losses, and `row_id`.
         example: a row without missing values, from which list-valued columns get their width and type.
+        task: where it has no classes, labels are floats whatever their column holds.
 
     Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
     """
 
     def __init__(
-        self, inner: Callable[[list[dict[str, Any]]], Any], columns: Sequence[str], example: Mapping[str, Any]
+        self,
+        inner: Callable[[list[dict[str, Any]]], Any],
+        columns: Sequence[str],
+        example: Mapping[str, Any],
+        task: str = SINGLE_LABEL,
     ) -> None:
-        self.inner, self.columns = inner, tuple(columns)
+        self.inner, self.columns, self.task = inner, tuple(columns), task
         lists = {c: np.asarray(example[c]) for c in columns if c in example and np.ndim(example[c]) > 0}
         self.blanks = {
             c: np.full(v.shape, -1) if v.dtype.kind in "iu" else np.full(v.shape, np.nan, np.float32)
@@ -322,21 +324,23 @@ class SourceCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
-        mine = {c: [row.get(c) for row in renamed] for c in self.columns if c in renamed[0]}
-        batch = dict(self.inner([{k: v for k, v in row.items() if k not in mine} for row in renamed]))
+        batch = dict(self.inner([{k: v for k, v in row.items() if k not in self.columns} for row in renamed]))
         for name, values in batch.items():
             if isinstance(values, Tensor) and values.dim() > 0 and len(values) != len(features):
                 raise ValueError(
                     f"`data_collator`: expected {len(features)} rows in {name!r}, as many as it was given, found "
                     f"{len(values)}. Drop rows before training, with `train_dataset.filter`."
                 )
-        return batch | {column: self._stack(values, self.blanks.get(column)) for column, values in mine.items()}
+        batch |= self.sources(renamed)
+        if self.task != SINGLE_LABEL and LABELS in batch:
+            batch[LABELS] = batch[LABELS].float()
+        return batch
 
     def sources(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The sources' columns alone, without tokens."""
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
         return {
-            c: self._stack([row[c] for row in renamed], self.blanks.get(c)) for c in self.columns if c in renamed[0]
+            c: self._stack([row.get(c) for row in renamed], self.blanks.get(c)) for c in self.columns if c in renamed[0]
         }
 
     def _stack(self, values: list[Any], blank: np.ndarray | None) -> Tensor:

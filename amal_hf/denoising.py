@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from amal_hf import _checks
 from amal_hf._files import replaced_folder
 from amal_hf._types import ROW_ID
-from amal_hf.config import AMALConfig
+from amal_hf.config import DEFAULTS, AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, check_said
-from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, with_gold
-from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, SlowCopy
+from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold
+from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
 from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import cast_votes, check_functions
 
@@ -83,14 +83,39 @@ def add_evidence(
         parts["train"], parts["meta"], student, tokenizer,
         votes=votes_column,
         opinions=[c for c in teacher_columns if c in parts["meta"].column_names],
+        label="label" if any(loss.columns == (LABELS,) for loss in losses.values()) else "",
         text_columns=args.text_columns,
         max_length=args.max_length,
         bf16=args.bf16,
     )  # fmt: skip
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
-    share = gold_share(len(clean), seen)
-    return {**parts, "train": with_gold(train, clean, share), "meta": clean}, {**losses, **ADDED}
+    sources = {**losses, **ADDED}
+    if args.mixing_start == DEFAULTS["mixing_start"]:
+        args.mixing_start = levels(sources, train, clean)
+    return {**parts, "train": with_gold(train, clean, gold_share(len(clean), seen)), "meta": clean}, sources
+
+
+def levels(losses: Mapping[str, Loss], train: Dataset, clean: Dataset) -> list[float]:
+    """Level of each source, `[K]`, for `AMALConfig.mixing_start`: a teacher's skill on the clean rows, 1 of all others.
+
+    Args:
+        losses: the sources.
+        train: rows with their columns.
+        clean: rows with a `label`, and with the teachers' logits where they have them.
+    """
+    stack = LossStack(losses, train[0])
+    start = [1.0] * len(stack)
+    for name, loss in losses.items():
+        if isinstance(loss, Distillation) and loss.column in clean.column_names:
+            start[stack.slices[name].start] = skill(loss.column, clean)
+    return start
+
+
+def _logits(rows: Dataset, column: str, num_classes: int) -> np.ndarray:
+    """A teacher's `[N, C]`; NaN in a gap."""
+    blank = [math.nan] * num_classes
+    return np.asarray([blank if row is None else row for row in rows[column][:]], dtype=np.float32)
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, evidence: torch.Tensor | None) -> torch.Tensor:
@@ -125,13 +150,14 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         mask[:, slow] = True
     mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
+    heard = target[:, teachers_of(trainer.stack)]
     columns: dict[str, Any] = {
         ROW_ID: trainer.positions.ids.tolist(),
         "text": text,
         "label": [-1] * len(rows),
         "majority": _argmax(target.sum(1)),
         "votes": [[] for _ in text],
-        "teacher": [-1] * len(rows),
+        "teacher": _argmax(heard.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
         "weights": torch.nan_to_num(weights).tolist(),
@@ -141,12 +167,11 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         block = target[:, trainer.stack.slices[name]]
         if isinstance(loss, CrossEntropy) and loss.column == "labels":
             columns["label"] = _argmax(block[:, 0])
-        elif isinstance(loss, Distillation):
-            columns["teacher"] = _argmax(block[:, 0])
         elif loss.columns == (PROBE,):
             columns["probe"] = _argmax(block[:, 0])
         elif isinstance(loss, LabelingFunctions):
             columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
+    columns |= _opinions(heard)
     evidence = trainer.args.evidence_column
     known = torch.as_tensor(np.asarray(rows[evidence][:])) if evidence else None
     claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
@@ -157,6 +182,47 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     if GOLD not in rows.column_names:
         return explained
     return explained.select(np.flatnonzero(np.asarray(rows[GOLD][:]) == -100))
+
+
+def teachers_of(stack: LossStack) -> list[int]:
+    """Columns of the teachers among the K sources."""
+    return [stack.slices[name].start for name, loss in stack.losses.items() if isinstance(loss, Distillation)]
+
+
+def clean_opinions(clean: Dataset, stack: LossStack) -> Dataset | None:
+    """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
+
+    Args:
+        clean: rows with `label`, and with the teachers' logits `[C]` where they have them.
+        stack: the sources of the run.
+    """
+    losses = [loss for loss in stack.losses.values() if isinstance(loss, Distillation)]
+    if not losses:
+        return None
+    classes = clean.features["label"].num_classes
+    silent = torch.zeros(len(clean), classes)
+    heard = [
+        silent if not {*loss.columns} <= {*clean.column_names} else loss.target(_batch(clean, loss, classes), classes)
+        for loss in losses
+    ]
+    said = torch.stack([silent if each is None else each.float() for each in heard], 1)
+    return Dataset.from_dict({"label": clean["label"][:], **_opinions(said)})
+
+
+def _batch(rows: Dataset, loss: Distillation, classes: int) -> dict[str, torch.Tensor]:
+    """The columns of a teacher as it reads them."""
+    batch = {loss.column: torch.as_tensor(_logits(rows, loss.column, classes))}
+    if loss.mask_column:
+        batch[loss.mask_column] = torch.tensor([said == 1 for said in rows[loss.mask_column]])
+    return batch
+
+
+def _opinions(heard: torch.Tensor) -> dict[str, Any]:
+    """The class that each teacher names, -1 none, and how sure it is, from what it says, `[N, T, C]`."""
+    if not heard.shape[1]:
+        return {}
+    spoken = torch.where(heard.sum(-1) > 0, heard.argmax(-1), -1)
+    return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
 
 
 def _probabilities(trainer: AMALTrainer) -> torch.Tensor:

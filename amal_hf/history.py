@@ -50,20 +50,22 @@ class WeightHistory:
     Args:
         sources: names of the K sources.
         num_rows: rows of the training set, or None where they are not counted (a stream).
+        dtype: of the last weights.
     """
 
-    def __init__(self, sources: Sequence[str], num_rows: int | None) -> None:
+    def __init__(self, sources: Sequence[str], num_rows: int | None, dtype: torch.dtype = torch.float32) -> None:
         self.sources = tuple(sources)
-        self.last = None if num_rows is None else torch.full((num_rows, len(self.sources)), float("nan"))
+        self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
+        self.last: Tensor | None = None  # made when there is something to keep
         self.summaries: list[dict[str, Any]] = []
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(self, index: Tensor, weights: Tensor, losses: Tensor, mask: Tensor) -> None:
         """Note a batch: positions `[N]`, and weights, losses and mask `[N, K]`, detached."""
         self._pending.append((weights, losses, mask))
-        if self.last is not None:
-            blank = torch.where(mask, weights, float("nan"))
-            self.last[index.to(self.last.device)] = blank.to(self.last)
+        if self._shape is not None:
+            last = self.last_weights()
+            last[index.to(last.device)] = torch.where(mask, weights, float("nan")).to(last)
 
     def flush(self, step: int, epoch: float | None) -> dict[str, float]:
         """Summarise what came since the last flush, for `log()`: per group of sources, the mean loss
@@ -105,18 +107,20 @@ class WeightHistory:
         Raises:
             ValueError: the training set is a stream, whose rows are not counted.
         """
-        if self.last is None:
+        if self._shape is None:
             raise ValueError(
                 "`train_dataset`: expected a data set that can be indexed, found a stream: no weights kept."
             )
+        if self.last is None:
+            self.last = torch.full(self._shape, float("nan"), dtype=self._dtype)
         return self.last
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
         self.summaries, self._pending = summaries, []
-        if self.last is not None and "last_weights" in state:
-            self.last.copy_(state["last_weights"])
+        if self._shape is not None and "last_weights" in state:
+            self.last_weights().copy_(state["last_weights"])
 
     def state(self) -> Tensors:
-        """Every row's last weights, `[rows, K]` (NaN: masked or not seen)."""
+        """Every row's last weights, `[rows, K]` (NaN: masked or not seen); nothing where none were kept."""
         return {} if self.last is None else {"last_weights": self.last}

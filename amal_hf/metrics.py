@@ -1,14 +1,18 @@
-"""Metrics that work offline: `evaluate.Metric` subclasses over scikit-learn (floor 2)."""
+"""Metrics that work offline, over scikit-learn and SciPy: for one class a row, several, or numbers (floor 2)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error
 from transformers import EvalPrediction
+
+from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 _DESCRIPTION = "Computed by scikit-learn; needs no network."
 
@@ -84,8 +88,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         >>> classification_metrics(EvalPrediction(np.array([[4.0, 0.0]]), np.array([0])))
         {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.017986209962}
     """
-    logits, labels = prediction.predictions, prediction.label_ids
-    logits = logits[0] if isinstance(logits, tuple) else logits
+    logits, labels = _logits(prediction), prediction.label_ids
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     probs = shifted / shifted.sum(-1, keepdims=True)
     classes = probs.argmax(-1)
@@ -94,3 +97,51 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         **MacroF1().compute(predictions=classes, references=labels),
         **ECE().compute(predictions=probs, references=labels),
     }
+
+
+def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` for `Trainer`: micro- and macro-F1 of p > 0.5 from logits `[N, C]` and labels `[N, C]`.
+
+    Example:
+        >>> import numpy as np
+        >>> multi_label_metrics(EvalPrediction(np.array([[4.0, -1.0], [2.0, 3.0]]), np.array([[1.0, 1.0], [0.0, 1.0]])))
+        {'micro_f1': 0.6666666666666666, 'macro_f1': 0.6666666666666666}
+    """
+    said, truth = _logits(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+    scores = {f"{kind}_f1": f1_score(truth, said, average=kind, zero_division=0.0) for kind in ("micro", "macro")}
+    return {name: float(score) for name, score in scores.items()}
+
+
+def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` for `Trainer`: errors and correlations of outputs `[N, C]` and labels `[N]` or `[N, C]`.
+
+    Means over the C outputs; a correlation is NaN while an output says the same of every row.
+
+    Example:
+        >>> import numpy as np
+        >>> regression_metrics(EvalPrediction(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 3.0, 4.0])))["mae"]
+        0.3333333333333333
+    """
+    said = _logits(prediction)
+    truth = np.asarray(prediction.label_ids).reshape(said.shape)
+    each = list(zip(said.T, truth.T, strict=True))
+    return {
+        "mse": float(mean_squared_error(truth, said)),
+        "mae": float(mean_absolute_error(truth, said)),
+        "pearson": float(np.mean([pearsonr(x, y).statistic for x, y in each])),
+        "spearman": float(np.mean([spearmanr(x, y).statistic for x, y in each])),
+    }
+
+
+def _logits(prediction: EvalPrediction) -> np.ndarray:
+    """The first of what the model returned, `[N, C]`."""
+    found = prediction.predictions
+    return np.asarray(found[0] if isinstance(found, tuple) else found)
+
+
+METRICS: dict[str, Callable[[EvalPrediction], dict[str, float]]] = {
+    SINGLE_LABEL: classification_metrics,
+    MULTI_LABEL: multi_label_metrics,
+    REGRESSION: regression_metrics,
+}
+"""`compute_metrics` for each task (`AMALTrainer.task`)."""

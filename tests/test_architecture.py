@@ -17,8 +17,8 @@ FLOORS = [
     {"losses", "mixing", "metagrad", "history"},
     {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill"},
     {"config", "steering", "choices", "slow"},
-    {"trainer", "callbacks", "card", "report"},
-    {"runs", "demo", "denoising", "cli", "__main__"},
+    {"trainer", "callbacks", "card", "report", "students"},
+    {"runs", "teachers", "demo", "denoising", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
@@ -26,8 +26,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 NEIGHBOURS = {
     ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
     ("choices", "config"), ("choices", "steering"), ("distill", "loading"),
-    ("demo", "runs"), ("cli", "runs"), ("runs", "denoising"), ("cli", "denoising"), ("cli", "demo"),
-    ("__main__", "cli"),
+    ("demo", "runs"), ("cli", "runs"), ("runs", "denoising"), ("runs", "teachers"), ("cli", "denoising"),
+    ("cli", "demo"), ("__main__", "cli"),
 }  # fmt: skip
 FIRST_FLOOR_PACKAGES = {"torch", "amal_hf", "__future__", "safetensors"}
 FILES = sorted(HOUSE.rglob("*.py"))

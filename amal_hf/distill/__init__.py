@@ -17,9 +17,9 @@ from amal_hf.distill.cache import Reading, TeacherCache
 from amal_hf.distill.command import run
 from amal_hf.distill.features import check_layers, mean_pooled, pooled_layers
 from amal_hf.distill.hints import HintHead, add_hint_head, remove_hint_head
-from amal_hf.distill.student import find_layers, student_from_teacher
+from amal_hf.distill.student import choose_layers, find_layers, student_from_teacher
 from amal_hf.distill.teachers import Teacher, find_teachers
-from amal_hf.distill.teaching import TeachConfig, teach, teach_splits
+from amal_hf.distill.teaching import TeachConfig, name_teachers, teach, teach_splits
 
 __all__ = [
     "HintHead",
@@ -29,10 +29,12 @@ __all__ = [
     "TeacherCache",
     "add_hint_head",
     "check_layers",
+    "choose_layers",
     "class_order",
     "find_layers",
     "find_teachers",
     "mean_pooled",
+    "name_teachers",
     "output_order",
     "pooled_layers",
     "remove_hint_head",

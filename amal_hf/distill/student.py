@@ -16,7 +16,7 @@ from amal_hf.distill.alignment import class_order
 
 
 def student_from_teacher(
-    name: str, layers: Sequence[int], classes: Sequence[str] | None = None, trust_remote_code: bool = False
+    name: str, layers: Sequence[int] | None, classes: Sequence[str] | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """A classifier of the teacher's architecture with only the chosen layers, every other weight copied.
 
@@ -25,7 +25,7 @@ def student_from_teacher(
 
     Args:
         name: folder or Hub name of the teacher, or of any encoder (then the head is new).
-        layers: which layers, counted from 0, in their order: [0, 2, 4] of six.
+        layers: which layers, counted from 0, in their order: [0, 2, 4] of six. None: all.
         classes: the student's classes. Those of the teacher: its head is copied, rows in this order; others: the head
             is new. None: the teacher's.
         trust_remote_code: whether code that comes with the teacher may run.
@@ -49,18 +49,32 @@ def student_from_teacher(
         raise FileNotFoundError(
             f"`teacher`: expected a folder with safetensors or a name on the Hub, found {name!r}: {error}"
         ) from error
-    path = find_layers(teacher)
-    count = len(teacher.get_submodule(path))
-    chosen = list(layers)
+    path, chosen = choose_layers(name, teacher, layers)
+    order = _head_order(name, teacher, classes, trained=not report["missing_keys"])
+    student = _empty(teacher, chosen, classes)
+    _copy(_renumbered(teacher.state_dict(), path, chosen), student, _head(teacher), order)
+    return student
+
+
+def choose_layers(name: str, model: PreTrainedModel, layers: Sequence[int] | None) -> tuple[str, list[int]]:
+    """Where a model keeps its layers, and which of them are chosen; a model without weights will do.
+
+    Args:
+        name: of the model, for messages.
+        layers: as for `student_from_teacher`.
+
+    Raises:
+        ValueError: no such layers, or no list of layers.
+    """
+    path = find_layers(model)
+    count = len(model.get_submodule(path))
+    chosen = list(range(count)) if layers is None else list(layers)
     if not chosen or chosen != sorted(set(chosen)) or not 0 <= chosen[0] <= chosen[-1] < count:
         raise ValueError(
             f"`layers`: expected different numbers from 0 to {count - 1}, in order, for the {count} layers of {name!r} "
             f"({path}), found {chosen}."
         )
-    order = _head_order(name, teacher, classes, trained=not report["missing_keys"])
-    student = _empty(teacher, chosen, classes)
-    _copy(_renumbered(teacher.state_dict(), path, chosen), student, _head(teacher), order)
-    return student
+    return path, chosen
 
 
 def find_layers(model: PreTrainedModel) -> str:

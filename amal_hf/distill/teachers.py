@@ -66,8 +66,11 @@ class Teacher:
     trust_remote_code: bool = False
 
     @classmethod
-    def open(cls, name: str, trust_remote_code: bool = False) -> Teacher:
+    def open(cls, name: str, trust_remote_code: bool = False, headless: bool = False) -> Teacher:
         """Find a teacher and check that it is one, before anything is loaded.
+
+        Args:
+            headless: whether an encoder without a head will do, because it is fine-tuned before it teaches.
 
         Raises:
             FileNotFoundError: no such folder, and no such name on the Hub (or no way to it).
@@ -92,13 +95,20 @@ class Teacher:
                 f"{there[:10]}. Save the tokenizer it was trained with beside it: `tokenizer.save_pretrained`."
             )
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        kinds = config.architectures or []
-        if kinds and not any(kind.endswith(CLASSIFIER) for kind in kinds):
+        opened = cls(name, folder, config, trust_remote_code)
+        if not (headless or opened.is_classifier):
             raise ValueError(
-                f"`teacher`: expected a {CLASSIFIER} model, found {kinds} in {name!r}. An encoder without a trained "
-                "head has no logits to teach with: fine-tune it on the labels first (`amal-hf train`)."
+                f"`teacher`: expected a {CLASSIFIER} model, found {config.architectures} in {name!r}. An encoder "
+                "without a trained head has no logits to teach with: name it as `teacher` of `amal-hf train`, which "
+                "fine-tunes it on the labels first."
             )
-        return cls(name, folder, config, trust_remote_code)
+        return opened
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it says that it has a trained head, or does not say what it is."""
+        kinds = self.config.architectures or []
+        return not kinds or any(kind.endswith(CLASSIFIER) for kind in kinds)
 
     @property
     def weight_files(self) -> list[Path]:

@@ -100,7 +100,7 @@ def teach_splits(
     for name in chosen:
         _checks.one_of("splits", name, splits)
     opened = [Teacher.open(name, config.trust_remote_code) for name in find_teachers(teachers)]
-    named = _names([teacher.name for teacher in opened], config.names)
+    named = name_teachers([teacher.name for teacher in opened], config.names)
     texts = {split: _texts(splits[split], split, config) for split in chosen}
     orders = _orders(opened, splits[chosen[0]], config)
     caches: dict[str, dict[str, TeacherCache]] = {}
@@ -134,8 +134,20 @@ def _fill(of_splits: Mapping[str, TeacherCache], state: PartialState, config: Te
         cache.fill(model, tokenizer, config.batch_size, state, f"{name} on {split}")
 
 
-def _names(teachers: Sequence[str], given: Sequence[str]) -> list[str]:
-    """What each teacher's columns are called; folders' names where they differ, with their parents' where not."""
+def name_teachers(teachers: Sequence[str], given: Sequence[str] = ()) -> list[str]:
+    """What each teacher's columns are called; folders' names where they differ, with their parents' where not.
+
+    Args:
+        teachers: folders or names on the Hub.
+        given: the names, where they are chosen.
+
+    Raises:
+        ValueError: not one name for each, or paths that do not differ.
+
+    Example:
+        >>> name_teachers(["runs/a/checkpoint-9", "runs/b/checkpoint-9"])
+        ['a_checkpoint-9', 'b_checkpoint-9']
+    """
     if given:
         if len(given) != len(teachers) or len(set(given)) != len(given):
             raise ValueError(f"`names`: expected {len(teachers)} different names, for {teachers}, found {list(given)}.")
@@ -214,5 +226,5 @@ def _free_columns(rows: Dataset, split: str, name: str, config: TeachConfig) -> 
     if taken:
         raise ValueError(
             f"`{split}`: expected no columns {taken} yet, found them. Remove them, or give the teacher another name in "
-            "`names`."
+            "`names` (`teacher_names` in `amal-hf train`)."
         )

@@ -1,12 +1,13 @@
 r"""What a few clean rows say about every other row, before the student is trained (floor 2).
 
-Two experts are asked about the class of a row, and the clean rows decide how far each is believed:
+Experts are asked about the class of a row, and the clean rows decide how far each is believed:
 
 - a **probe**: ridge regression from the student's own encoder (pretrained, not yet trained; mean over tokens) to the
   clean rows' classes: the lookahead of a head taken to its end, the head retrained from zero on all clean rows;
 - the **votes**: naive Bayes, each function's precision counted on the clean rows and shrunk towards its overall rate;
+- **teachers**: the logits as they are, and the class each names, counted like a vote;
 
-and any further `[N, C]` columns of log-probabilities, such as a teacher's logits. With $E_e$ `[N, C]` what expert e
+and, of a **label** that may be wrong, how often it is, by EM over all rows. With $E_e$ `[N, C]` what expert e
 says, the corrected label is
 
 $$\log \pi_{ic} = \log b_c + \sum_e w_e E_{e,ic} + \text{const}, \qquad w_e \in [0, 6]$$
@@ -21,20 +22,26 @@ memorised; b are the classes' shares among the rows to be judged, half-way from 
 `without_gold`      the rows without them
 `Probe`             the first expert
 `Precision`         the second
+`LabelNoise`        the last
+`skill`             how much better than chance a teacher is
 ==================  ==========================================================
 """
 
 from amal_hf.evidence.columns import EVIDENCE, GOLD, PROBE, clean_evidence, gold_share, with_gold, without_gold
 from amal_hf.evidence.experts import Precision, Probe
+from amal_hf.evidence.noise import LabelNoise
+from amal_hf.evidence.teachers import skill
 
 __all__ = [
     "EVIDENCE",
     "GOLD",
     "PROBE",
+    "LabelNoise",
     "Precision",
     "Probe",
     "clean_evidence",
     "gold_share",
+    "skill",
     "with_gold",
     "without_gold",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
-from amal_hf.evidence.experts import Precision, Probe, centred, class_shares, fit_weights
+from amal_hf.evidence.experts import Expert, Precision, Probe, class_shares, fit_weights
+from amal_hf.evidence.noise import LabelNoise
+from amal_hf.evidence.teachers import of_teacher
 
 EVIDENCE, PROBE, GOLD = "evidence", "probe", "gold"
 """log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
@@ -30,6 +31,7 @@ def clean_evidence(
     *,
     votes: str = "weak_labels",
     opinions: Sequence[str] = (),
+    label: str = "",
     text_columns: Sequence[str] = ("text",),
     max_length: int = 128,
     bf16: bool = False,
@@ -41,7 +43,8 @@ def clean_evidence(
         clean: a few rows with a `label` (a `ClassLabel`), and with the columns below where they have them.
         model: the student before training; only its encoder is read.
         votes: column of votes, -1 abstains ("", or absent from `train`: none).
-        opinions: further columns of logits or log-probabilities, in the order of the classes.
+        opinions: columns of teachers' logits or log-probabilities, in the order of the classes; null abstains.
+        label: column of `train` with a class that may be wrong, -100 or null: none ("": nobody has labelled them).
         max_length: tokens kept per row.
         bf16: run the encoder under bfloat16 autocast.
 
@@ -52,7 +55,7 @@ def clean_evidence(
         ValueError: clean rows of a single class, or without a column of `opinions`.
 
     References:
-        Wolpert (1992), section 2; Saerens, Latinne, Decaestecker (2002), equation 2.2.
+        Wolpert (1992), section 2; Saerens, Latinne, Decaestecker (2002), equation 2.2; Dawid & Skene (1979), section 3.
     """
     num_classes = clean.features["label"].num_classes
     labels = torch.as_tensor(clean["label"][:])
@@ -64,37 +67,33 @@ def clean_evidence(
     _checks.columns("clean", clean.column_names, {"opinions": list(opinions)})
     features = mean_pooled(model, tokenizer, text_columns, max_length, bf16)
     probe = Probe.fit(features(clean), labels, num_classes)
-    heard: list[Callable[[Dataset], Tensor]] = [lambda rows: probe(features(rows))]
-    left_out = [probe.left_out]
+    experts = [Expert(lambda rows: probe(features(rows)), probe.left_out, 0.0)]  # it must earn its weight
     if votes and votes in train.column_names:
         width = len(next(v for v in train[votes] if v is not None))
         said = _votes(clean, votes, width) if votes in clean.column_names else None
         precision = Precision.count(said, labels, num_classes, width)
-        heard.append(lambda rows: precision(_votes(rows, votes, width)))
-        left_out.append(precision.left_out)
+        experts.append(Expert(lambda rows: precision(_votes(rows, votes, width)), precision.left_out, 1.0))
     for column in opinions:
-        heard.append(partial(_opinion, column))
-        left_out.append(_opinion(column, clean))
-    before = torch.tensor([0.0] + [1.0] * (len(left_out) - 1)).double()  # people stand behind votes; a probe earns it
-    weights = fit_weights(torch.stack(left_out, 1), labels, before)
+        experts += of_teacher(column, clean, labels, num_classes)
+    left_out = torch.stack([expert.left_out for expert in experts], 1)
+    weights = fit_weights(left_out, labels, torch.tensor([expert.before for expert in experts]).double())
 
     def judge(rows: dict[str, list[Any]]) -> dict[str, np.ndarray]:
         batch = Dataset.from_dict(rows)
-        said = torch.stack([ask(batch) for ask in heard], 1)
-        return _columns(said, weights)
+        return _columns(torch.stack([expert.ask(batch) for expert in experts], 1), weights)
 
     judged = train.map(judge, batched=True, batch_size=2048, desc="Weighing evidence", load_from_cache_file=False)
-    log_odds = torch.as_tensor(np.asarray(judged.with_format("numpy")[EVIDENCE][:]))
-    prior = class_shares(log_odds.double()).log()
-    known = _columns(torch.stack(left_out, 1), weights)
-    return (
-        _with_column(judged, EVIDENCE, (log_odds + prior).log_softmax(1).float().numpy()),
-        _with_column(
-            _with_column(clean, PROBE, known[PROBE]),
-            EVIDENCE,
-            (torch.as_tensor(known[EVIDENCE]) + prior).log_softmax(1).float().numpy(),
-        ),
-    )
+    log_odds = torch.as_tensor(np.asarray(judged.with_format("numpy")[EVIDENCE][:])).double()
+    prior = class_shares(log_odds).log()
+    log_odds += prior
+    if label:
+        said = torch.as_tensor([-1 if y is None else y for y in train[label]])
+        log_odds += LabelNoise.fit(log_odds, said)(said)
+    known = _columns(left_out, weights)
+    known[EVIDENCE] = (torch.as_tensor(known[EVIDENCE]) + prior).log_softmax(1).float().numpy()
+    for name, values in known.items():
+        clean = _with_column(clean, name, values)
+    return _with_column(judged, EVIDENCE, log_odds.log_softmax(1).float().numpy()), clean
 
 
 def gold_share(clean_rows: int, rows_seen: int) -> float:
@@ -173,10 +172,6 @@ def mean_pooled(
         return torch.stack(found)
 
     return features
-
-
-def _opinion(column: str, rows: Dataset) -> Tensor:
-    return centred(torch.as_tensor(rows[column][:]).double().log_softmax(1))
 
 
 def _votes(rows: Dataset, column: str, width: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,6 +30,21 @@ def balanced(labels: Tensor, num_classes: int) -> Tensor:
 def centred(scores: Tensor) -> Tensor:
     """Minus the mean over classes, `[N, C]`."""
     return scores - scores.mean(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Somebody with something to say about the class of a row.
+
+    Args:
+        ask: rows -> what it says of them, `[N, C]` in nats, centred or not.
+        left_out: what it says of each clean row without having seen it, `[M, C]`.
+        before: its weight where the clean rows do not say otherwise.
+    """
+
+    ask: Callable[[Dataset], Tensor]
+    left_out: Tensor
+    before: float
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ house.
 
 =====================  ==========================================================
 `CrossEntropy`         any column that holds a class or a distribution
+`SquaredError`         numbers: regression
+`BinaryCrossEntropy`   several classes a row: multi-label
 `Distillation`         a teacher's cached logits or probabilities
 `LabelingFunctions`    one source per labeling function
 `MajorityVote`         one source for all of them

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -50,8 +50,12 @@ class LossStack:
 
     def position(self, kind: type[Loss]) -> int | None:
         """Column of the first loss of a kind; None: there is none."""
-        found = (self.slices[name].start for name, loss in self.losses.items() if isinstance(loss, kind))
-        return next(found, None)
+        return next(iter(self.positions(lambda loss: isinstance(loss, kind))), None)
+
+    def positions(self, which: Callable[[Loss], bool]) -> list[int]:
+        """Columns of all losses for which `which` is true."""
+        blocks = (self.slices[name] for name, loss in self.losses.items() if which(loss))
+        return [column for block in blocks for column in range(block.start, block.stop)]
 
     def __len__(self) -> int:
         return len(self.names)

@@ -4,7 +4,7 @@
 
 `MetaProblem` holds one lookahead; an estimator is a function of it. `Lookahead` says how the
 virtual step is taken (`SGD`, `Adam`, or `Still`). `AMALTrainer` builds its problems from the model
-and the batch with `network_problem` and `head_problem`.
+and the batch. What V measures depends on the head's task: `amal_hf.metagrad.tasks`.
 """
 
 from amal_hf.metagrad.estimators import (

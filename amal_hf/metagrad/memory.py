@@ -12,19 +12,21 @@ from torch.nn import functional as F
 
 from amal_hf._types import Tensors
 from amal_hf.metagrad.head import Head
+from amal_hf.metagrad.tasks import SINGLE_LABEL, clean_loss
 
 
 class CleanMemory:
-    """Features `[M, H]` and classes `[M]` of the meta rows.
+    """Features `[M, H]` and labels of the meta rows.
 
     Args:
-        labels: class of every meta row, `[M]`.
+        labels: class of every meta row, `[M]`; its numbers, `[M]` or `[M, C]`, for another `task`.
         num_classes: C.
         width: H, the head's input size.
+        task: what V measures; `advise` is for classes only.
     """
 
-    def __init__(self, labels: Tensor, num_classes: int, width: int) -> None:
-        self.labels, self.num_classes = labels, num_classes
+    def __init__(self, labels: Tensor, num_classes: int, width: int, task: str = SINGLE_LABEL) -> None:
+        self.labels, self.num_classes, self.task = labels, num_classes, task
         self.features = torch.zeros(len(labels), width, device=labels.device)
 
     def remember(self, rows: Tensor, features: Tensor) -> None:
@@ -32,10 +34,10 @@ class CleanMemory:
         self.features[rows] = features.to(self.features)
 
     def loss(self, head: Head, params: Tensors, rows: Tensor | None = None) -> Tensor:
-        """V: mean cross-entropy of the head `params` on the clean rows (or a subset), in nats."""
+        """V: mean loss of the head `params` on the clean rows (or a subset)."""
         pick = slice(None) if rows is None else rows
         weight = params[head.weight]
-        return F.cross_entropy(head.logits(params, self.features[pick].to(weight)), self.labels[pick])
+        return clean_loss(self.task, head.logits(params, self.features[pick].to(weight)), self.labels[pick])
 
     def advise(self, head: Head, present: Tensors, probe_weight: float, ridge: float = 1.0) -> tuple[Tensors, float]:
         r"""The direction v, and how far the clean rows' advice along it can be believed.
@@ -100,12 +102,45 @@ def centred_unit(advice: Tensor) -> Tensor:
 
 
 def ridge_leave_one_out(design: Tensor, shares: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Weighted ridge regression: coefficients `[H + 1, C]`, and each row's prediction by the others, `[M, C]`."""
-    gram = design.T @ (shares * design)
-    gram.diagonal().add_(ridge * gram.diagonal().mean())
-    solved = torch.linalg.solve(gram, design.T)  # [H + 1, M]
-    coefficients = solved @ (shares * target)
-    leverage = (shares[:, 0] * (design * solved.T).sum(1)).clamp_max(1 - 1e-6)[:, None]
+    r"""Weighted ridge regression, $\beta = (X^\top S X + c I)^{-1} X^\top S\, t$ with $c = \rho\,\bar d$.
+
+    With fewer rows than columns, $A = S^{1/2} X$ gives the same from a matrix of rows,
+    $\beta = A^\top (A A^\top + c I)^{-1} S^{1/2} t$, whatever the width of the features.
+
+    Args:
+        design: X, `[M, H + 1]`.
+        shares: the diagonal of S, ≥ 0, `[M, 1]`.
+        target: t, `[M, C]`.
+        ridge: ρ > 0, relative to $\bar d$, the mean diagonal of $X^\top S X$.
+
+    Returns:
+        coefficients β, `[H + 1, C]`, and each row's prediction by the others, `[M, C]`.
+
+    Example:
+        >>> rows, same = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.5], [0.5]])
+        >>> ridge_leave_one_out(rows, same, torch.tensor([[2.0], [4.0]]), ridge=0.5)[1]  # of 4, and of 2, halved
+        tensor([[2.],
+                [1.]])
+
+    References:
+        Hoerl & Kennard (1970), equation 2.1; Allen (1974), PRESS.
+    """
+    num_rows, width = design.shape
+    scaled = shares.sqrt() * design
+    penalty = ridge * scaled.square().sum() / width
+    if num_rows < width:
+        gram = scaled @ scaled.T
+        gram.diagonal().add_(penalty)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))  # [M, M]
+        coefficients = scaled.T @ (inverse @ (shares.sqrt() * target))
+        leverage = 1 - penalty * inverse.diagonal()
+    else:
+        gram = scaled.T @ scaled
+        gram.diagonal().add_(penalty)
+        solved = torch.cholesky_solve(scaled.T, torch.linalg.cholesky(gram))  # [H + 1, M]
+        coefficients = solved @ (shares.sqrt() * target)
+        leverage = (scaled * solved.T).sum(1)
+    leverage = leverage.clamp_max(1 - 1e-6)[:, None]
     return coefficients, (design @ coefficients - leverage * target) / (1 - leverage)
 
 

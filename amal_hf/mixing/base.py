@@ -53,6 +53,10 @@ class Mixing(ABC):
     def weights(self, rows: Rows) -> Tensor:
         """λ, `[N, K]`; 0 where masked."""
 
+    def used(self, weights: Tensor) -> Tensor:
+        """What the loss is weighted with, `[N, K]`, of the weights: as they are, unless sources say the same twice."""
+        return weights
+
     def update(self, rows: Rows, gradient: Tensor) -> None:
         """Move the weights against `gradient`, a positive multiple of ∂V/∂λ, `[N, K]`."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,21 @@ class Corrected(Mixing):
     rows have to say stands in the column, asked before the student could memorise them, so that they can be trained
     on as well.
 
+    A teacher's distribution tells a student more than the one class that anybody else names (Hinton et al., 2015),
+    so the loss hears the others as far as no teacher is believed, and teachers share what the best of them is worth:
+
+    $$\tilde\lambda_{it} = \lambda_{it}\, \frac{m_i}{\sum_s \lambda_{is}}, \qquad
+      \tilde\lambda_{ik} = \lambda_{ik}\,(1 - m_i), \qquad m_i = \max_s \lambda_{is} \quad\text{(s, t: teachers)}$$
+
     Args:
-        start: weight of sources that assert no class (entropy, user functions), `[K]`.
+        start: level of each source, `[K]`: its weight where the corrected label gives all to what it asserts, and
+            everywhere if it asserts no class (entropy, user functions).
         slow: position of the slow copy among the sources; None: there is none.
+        teachers: positions of the teachers.
+        yielding: positions of the sources that name a class which a teacher may have named better.
 
     Example:
-        >>> corrected = Corrected(torch.ones(2), slow=None)
+        >>> corrected = Corrected(torch.ones(2))
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
         ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
@@ -31,6 +42,8 @@ class Corrected(Mixing):
         ... )
         >>> corrected.weights(rows)  # shape: [1, 2]
         tensor([[0.9000, 0.0500]])
+        >>> Corrected(torch.ones(2), teachers=[0], yielding=[1]).used(torch.tensor([[0.9, 0.05]]))  # shape: [1, 2]
+        tensor([[0.9000, 0.0050]])
 
     References:
         METHODS (E2), the soft label's meta-gradient, with the head taken to its end; Tarvainen & Valpola (2017).
@@ -38,13 +51,29 @@ class Corrected(Mixing):
 
     learns = False
 
-    def __init__(self, start: Tensor, slow: int | None) -> None:
-        self.start, self.slow = start, slow
+    def __init__(
+        self, start: Tensor, slow: int | None = None, teachers: Sequence[int] = (), yielding: Sequence[int] = ()
+    ) -> None:
+        self.start, self.slow, self.teachers, self.yielding = start, slow, list(teachers), list(yielding)
 
     def weights(self, rows: Rows) -> Tensor:
-        believed = torch.einsum("nc,nkc->nk", self.posterior(rows), rows.targets)
+        posterior = self.posterior(rows)
+        believed = torch.einsum("nc,nkc->nk", posterior, rows.targets)
+        # a teacher that is unsure is not half wrong: it is believed as far as the class that it names
+        named = rows.targets[:, self.teachers].argmax(-1)
+        believed[:, self.teachers] = posterior.gather(1, named)
         asserts = rows.targets.sum(-1) > 0
-        return torch.where(asserts, believed, self.start.to(believed)) * rows.mask
+        return torch.where(asserts, believed, 1.0) * self.start.to(believed) * rows.mask
+
+    def used(self, weights: Tensor) -> Tensor:
+        if not self.teachers:
+            return weights
+        theirs = weights[:, self.teachers]
+        most = theirs.amax(1, keepdim=True)
+        used = weights.clone()
+        used[:, self.teachers] = theirs * most / theirs.sum(1, keepdim=True).clamp_min(1e-12)
+        used[:, self.yielding] *= 1 - most
+        return used
 
     def posterior(self, rows: Rows) -> Tensor:
         """π, `[N, C]`: the corrected label of each row."""

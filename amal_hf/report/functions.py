@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from amal_hf._files import write_whole
 from amal_hf.report.run import NONE, Run, read_run
+from amal_hf.report.summary import mean
 
 SHOWN = 20
 """Rows on which a function is least, and as many on which it is most trusted."""
@@ -97,10 +98,10 @@ def _judge(run: Run, source: int, column: int) -> FunctionTrust:
         wrong=float((cast & ~right).mean()),
         instead=int(instead.argmax()) if instead.any() else NONE,
         votes_by_class=np.array([at.sum() for at in by_class]),
-        accuracy_by_class=np.array([_mean(right[at]) for at in by_class]),
-        trust_by_class=np.array([_mean(weights[at & np.isfinite(weights)]) for at in by_class]),
-        accuracy=_mean(right[cast]),
-        trust=_mean(weights[trusted]),
+        accuracy_by_class=np.array([mean(right[at]) for at in by_class]),
+        trust_by_class=np.array([mean(weights[at & np.isfinite(weights)]) for at in by_class]),
+        accuracy=mean(right[cast]),
+        trust=mean(weights[trusted]),
         clean_votes=clean["votes"],
         clean_accuracy=clean["right"] / clean["votes"] if clean["votes"] else float("nan"),
         clean_low=low,
@@ -147,17 +148,17 @@ def _write_table(path: Path, run: Run, functions: list[FunctionTrust]) -> None:
     lines = [
         {
             "function": each.name,
-            "wrong": _rounded(each.wrong),
-            "coverage": _rounded(each.coverage),
-            "clean_accuracy": _rounded(each.clean_accuracy),
-            "clean_low": _rounded(each.clean_low),
-            "clean_high": _rounded(each.clean_high),
+            "wrong": rounded(each.wrong),
+            "coverage": rounded(each.coverage),
+            "clean_accuracy": rounded(each.clean_accuracy),
+            "clean_low": rounded(each.clean_low),
+            "clean_high": rounded(each.clean_high),
             "clean_votes": each.clean_votes,
-            "corrected_accuracy": _rounded(each.accuracy),
-            "trust": _rounded(each.trust),
+            "corrected_accuracy": rounded(each.accuracy),
+            "trust": rounded(each.trust),
             "instead": run.class_name(each.instead) or "",
             **{f"votes {name}": int(n) for name, n in zip(run.classes, each.votes_by_class, strict=True)},
-            **{f"trust {name}": _rounded(w) for name, w in zip(run.classes, each.trust_by_class, strict=True)},
+            **{f"trust {name}": rounded(w) for name, w in zip(run.classes, each.trust_by_class, strict=True)},
         }
         for each in functions
     ]
@@ -191,9 +192,6 @@ def _rows(run: Run, functions: list[FunctionTrust]) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
-
-
-def _rounded(value: float) -> float | str:
+def rounded(value: float) -> float | str:
+    """Four digits for a table; nothing for NaN."""
     return round(float(value), 4) if np.isfinite(value) else ""

@@ -29,11 +29,13 @@ from amal_hf.report.summary import (  # noqa: F401
     limits,
     trust,
 )
+from amal_hf.report.teachers import disagreement, disagreements, judge_teachers
 
 LISTED = 50
 """Rows on the page whose primary source is least trusted."""
 _LONG = 320  # characters of a text shown before it folds
 _MOST_FUNCTIONS = 40  # labeling functions with rows on the page; the others' are in trust_rows.jsonl
+_MOST_DISAGREEMENTS = 30  # rows on the page where teacher and label disagree; all are in disagreements.jsonl
 _MOST_ALONE = 16  # sources drawn one by one; above, groups
 _SCORES = {
     "accuracy": ("accuracy", max),
@@ -80,7 +82,7 @@ def render_page(run: Run) -> str:
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters |= {"number": number, "percent": percent, "duration": duration}
     listed = least_trusted(run, LISTED)
-    functions = judge_functions(run)
+    functions, contradicted = judge_functions(run), disagreements(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         about=run.about,
@@ -100,6 +102,9 @@ def render_page(run: Run) -> str:
         area=auroc(run.weights[:, [run.primary]][both], same[both]),
         functions=functions,
         function_rows=[_function_rows(run, each) for each in functions[:_MOST_FUNCTIONS]],
+        teachers=judge_teachers(run),
+        contradicted=[_disagreement(run, int(i)) for i in contradicted[:_MOST_DISAGREEMENTS]],
+        contradictions=len(contradicted),
         rows=[_row(run, int(i)) for i in listed],
         wrong=(int((both & ~same)[listed].sum()), int(both[listed].sum()), int((both & ~same).sum()), int(both.sum())),
     )
@@ -152,7 +157,7 @@ def _row(run: Run, i: int) -> dict[str, Any]:
     confidence = row.get("student_confidence")
     return {
         "id": row["row_id"],
-        "head": text if len(text) <= _LONG else text[:_LONG].rsplit(" ", 1)[0] + " …",
+        "head": _shortened(text),
         "rest": text if len(text) > _LONG else None,
         "label": run.class_name(label),
         "truth": run.class_name(columns["true_label"]),
@@ -168,16 +173,26 @@ def _row(run: Run, i: int) -> dict[str, Any]:
     }
 
 
+def _disagreement(run: Run, i: int) -> dict[str, Any]:
+    """One row on which teacher and label disagree, as the page shows it."""
+    told = disagreement(run, i)
+    return {**told, "text": _shortened(told["text"]), "truth": told.get("true_label")}
+
+
+def _shortened(text: Any) -> str:
+    text = " ".join(str(text or "").split())
+    return text if len(text) <= _LONG else text[:_LONG].rsplit(" ", 1)[0] + " …"
+
+
 def _function_rows(run: Run, function: FunctionTrust) -> list[tuple[str, list[dict[str, Any]]]]:
     """The rows on which a function is least and most trusted, as the page shows them."""
     probabilities = run.corrected
     assert probabilities is not None
 
     def shown(i: int) -> dict[str, Any]:
-        text = " ".join(str(run.rows[i]["text"] or "").split())
         vote, corrected = int(run.votes[i, function.column]), int(probabilities[i].argmax())
         return {
-            "text": text if len(text) <= _LONG else text[:_LONG].rsplit(" ", 1)[0] + " …",
+            "text": _shortened(run.rows[i]["text"]),
             "weight": float(run.weights[i, function.source]),
             "vote": run.class_name(vote),
             "corrected": run.class_name(corrected),

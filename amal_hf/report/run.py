@@ -30,7 +30,10 @@ class Run:
         mask: True where the source says something about the row, `[N, K]`.
         said: the class each source asserts, `[N, K]`; -1 where it names none.
         votes: one class per labeling function, `[N, M]`; -1 abstains.
-        asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function.
+        asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function, `teachers/j`
+            for the j-th teacher.
+        teachers, teachers_confidence: the class that each teacher names, and its probability, `[N, T]`; -1 abstains.
+        clean: `label` `[M]`, `teachers` and `teachers_confidence` `[M, T]` of the clean rows; empty if absent.
         corrected: probabilities of the corrected label, `[N, C]`; None if absent.
         columns: name -> classes `[N]` for label, majority, teacher, probe, student, true_label; -1 is none.
     """
@@ -43,6 +46,9 @@ class Run:
     mask: np.ndarray
     said: np.ndarray
     votes: np.ndarray
+    teachers: np.ndarray
+    teachers_confidence: np.ndarray
+    clean: dict[str, np.ndarray]
     asserts: dict[str, str | None]
     corrected: np.ndarray | None
     columns: dict[str, np.ndarray]
@@ -99,7 +105,8 @@ def read_run(run_dir: str | Path) -> Run:
                 "Write rows/ and run.json from the same run."
             )
     mask &= np.isfinite(weights)
-    votes = _matrix(table["votes"], NONE, np.int64) if "votes" in table.column_names else np.empty((len(rows), 0), int)
+    votes = _wide(table, "votes", NONE, np.int64)
+    heard = _opinions(table)
     columns = {name: _classes(table, name) for name in _NAMED}
     asserts = {**_usual(about["sources"], about.get("primary"), votes.shape[1]), **(about.get("asserts") or {})}
     return Run(
@@ -109,12 +116,39 @@ def read_run(run_dir: str | Path) -> Run:
         rows=rows,
         weights=np.where(mask, weights, np.nan),
         mask=mask,
-        said=np.where(mask, _said(about["sources"], asserts, columns, votes), NONE),
+        said=np.where(mask, _said(about["sources"], asserts, columns, votes, heard["teachers"]), NONE),
         votes=votes,
+        **heard,
+        clean=_clean(folder / "clean", heard["teachers"].shape[1]),
         asserts=asserts,
         corrected=_matrix(table["corrected"], 0.0, np.float64) if "corrected" in table.column_names else None,
         columns=columns,
     )
+
+
+def _opinions(table: pa.Table) -> dict[str, np.ndarray]:
+    """What the teachers say of rows, `[N, T]`."""
+    said, sure = _wide(table, "teachers", NONE, np.int64), _wide(table, "teachers_confidence", 0.0, np.float64)
+    if said.shape != sure.shape:
+        raise ValueError(
+            f"`rows`: expected as many `teachers_confidence` as `teachers` per row, found {sure.shape[1]} and "
+            f"{said.shape[1]}. Write both from the same run."
+        )
+    return {"teachers": said, "teachers_confidence": sure}
+
+
+def _clean(path: Path, width: int) -> dict[str, np.ndarray]:
+    """What the teachers say of the clean rows; nothing where it was not kept, or of another number of teachers."""
+    if not path.is_dir() or not width:
+        return {}
+    table: pa.Table = load_from_disk(str(path)).with_format("arrow")[:]
+    heard = _opinions(table)
+    return {"label": _classes(table, "label"), **heard} if heard["teachers"].shape[1] == width else {}
+
+
+def _wide(table: pa.Table, name: str, fill: Any, kind: Any) -> np.ndarray:
+    """A list column as a matrix; one without columns where it is absent."""
+    return _matrix(table[name], fill, kind) if name in table.column_names else np.empty((len(table), 0), kind)
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -189,10 +223,16 @@ def _classes(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _said(
-    sources: Sequence[str], asserts: Mapping[str, str | None], columns: Mapping[str, np.ndarray], votes: np.ndarray
+    sources: Sequence[str],
+    asserts: Mapping[str, str | None],
+    columns: Mapping[str, np.ndarray],
+    votes: np.ndarray,
+    teachers: np.ndarray,
 ) -> np.ndarray:
     """The class each source asserts, `[N, K]`, before the mask."""
-    places = {**columns, **{f"votes/{j}": votes[:, j] for j in range(votes.shape[1])}}
+    places = {**columns}
+    for name, matrix in (("votes", votes), ("teachers", teachers)):
+        places |= {f"{name}/{j}": matrix[:, j] for j in range(matrix.shape[1])}
     silent = np.full(len(votes), NONE)
     return np.stack([places.get(asserts.get(name) or "", silent) for name in sources], axis=1)
 

@@ -94,14 +94,14 @@ def trust(run: Run, group: Group, classes: Classes) -> Trust:
     return Trust(
         group=group,
         coverage=float(mask.mean()),
-        mean=_mean(weights[mask]),
+        mean=mean(weights[mask]),
         with_student=_share(said, run.columns["student"]),
         with_majority=_share(said, run.columns["majority"]),
-        agreeing=_mean(weights[both & same]),
-        disagreeing=_mean(weights[both & ~same]),
+        agreeing=mean(weights[both & same]),
+        disagreeing=mean(weights[both & ~same]),
         accuracy=_share(said, run.columns["true_label"]),
         by_class=[
-            _mean(w[m]) for c in classes.shown for w, m in [(weights[classes.of_row == c], mask[classes.of_row == c])]
+            mean(w[m]) for c in classes.shown for w, m in [(weights[classes.of_row == c], mask[classes.of_row == c])]
         ],
     )
 
@@ -165,13 +165,14 @@ def findings(run: Run, trusts: list[Trust], classes: Classes) -> list[tuple[str,
     return found
 
 
-def _mean(values: np.ndarray) -> float:
+def mean(values: np.ndarray) -> float:
+    """The mean; NaN of nothing."""
     return float(values.mean()) if values.size else float("nan")
 
 
 def _share(said: np.ndarray, other: np.ndarray) -> float:
     both = (said != NONE) & (other[:, None] != NONE)
-    return _mean((said == other[:, None])[both])
+    return mean((said == other[:, None])[both])
 
 
 def disagreeing(opinions: Iterable[int]) -> bool:

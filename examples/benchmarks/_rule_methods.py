@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from _rule_data import Parts
-from _work import EVAL_BATCH, clock, made
+from _work import EVAL_BATCH, authors, clock, made
 from _work import learn as train
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
-from amal_hf.callbacks import GROUP, refresh_table
 from amal_hf.evidence import with_gold
 from amal_hf.runs import default_model, load_student
 
-AMAL_KAPPA = 1.5  # the authors' step on λ: alpha * lr / rows of a group
 SECOND_PHASE = 0.25
 FIXED = {  # each labeling function, majority vote, label model, gold
     "majority": [0.0, 1.0, 0.0, 3.0],
@@ -124,31 +122,12 @@ def steered(recipe: str) -> Callable[[Parts, int, int], np.ndarray]:
     return method
 
 
-class RefreshAt(TrainerCallback):
-    """A pass of `refresh="epoch"` before each of the given steps."""
-
-    def __init__(self, trainer: AMALTrainer, steps: Sequence[int]) -> None:
-        self.trainer, self.due = trainer, set(steps)
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in self.due:
-            self.due.remove(state.global_step)
-            refresh_table(self.trainer)
-
-
 def amal(parts: Parts, seed: int, steps: int) -> np.ndarray:
-    """The authors' table and passes, but passes after one and two thirds of the steps, not after every ten epochs.
-
-    300 steps are 2 to 6 epochs here. κ = αη/N stays theirs: their α = 1500 goes with the learning rate of SGD.
-    """
-    return parts.predict(
-        learn(
-            parts, parts.covered, {"rules": LabelingFunctions(), "majority": MajorityVote()}, seed, steps,
-            prepare=lambda trainer: trainer.add_callback(RefreshAt(trainer, [steps // 3, 2 * steps // 3])),
-            meta=parts.clean, recipe="amal", mixing_start=[1.0], refresh_every=steps,
-            mixing_lr=AMAL_KAPPA * GROUP * EVAL_BATCH / parts.settings.learning_rate,
-        )
-    )  # fmt: skip
+    """A weight per row and source, as the authors have it."""
+    sources = {"rules": LabelingFunctions(), "majority": MajorityVote()}
+    theirs = authors(EVAL_BATCH, parts.settings.learning_rate, steps)
+    trainer = learn(parts, parts.covered, sources, seed, steps, meta=parts.clean, mixing_start=[1.0], **theirs)
+    return parts.predict(trainer)
 
 
 def amal_hf(parts: Parts, seed: int, steps: int) -> np.ndarray:

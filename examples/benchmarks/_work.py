@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import json
@@ -24,13 +25,15 @@ import torch
 import transformers
 from datasets import Dataset
 from scipy import stats
-from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, TrainerCallback, set_seed
 
 from amal_hf import AMALConfig, AMALTrainer, Loss
 from amal_hf._files import replaced_folder, write_json, write_whole
+from amal_hf.callbacks import GROUP, refresh_table
 from amal_hf.runs import default_model, load_student
 
 BATCH, EVAL_BATCH = 32, 128
+AMAL_KAPPA = 1.5  # the authors' step on λ: alpha * lr / rows of a group
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 """On a CPU that others use too, only the time of this process's own work compares methods."""
 
@@ -71,6 +74,34 @@ class Job:
         path = self.path(out)
         found = json.loads(path.read_text()) if path.is_file() else None
         return found if found and found["config"] == self.settings.hash else None
+
+
+def options(doc: str | None, quick: str) -> argparse.ArgumentParser:
+    """What every benchmark can be asked."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with one folder per data set")
+    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--out", type=Path, help="default: runs/NAME-SCALE")
+    parser.add_argument("--datasets", nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--report", action="store_true", help="only read what is there")
+    return parser
+
+
+def settled(parser: argparse.ArgumentParser, scales: Mapping[str, Mapping[str, Any]], name: str) -> argparse.Namespace:
+    """The options given, and the scale's values for those that are not."""
+    given = parser.parse_args()
+    scale = "quick" if given.quick else given.scale
+    for option, values in scales[scale].items():
+        setattr(given, option, getattr(given, option, None) or values)
+    given.out = given.out or Path(f"runs/{name}-{scale}")
+    for folder in given.datasets:
+        if not (given.data / folder).is_dir():
+            parser.error(f"--datasets: expected a folder {folder!r} in {str(given.data)!r}, found none")
+    return given
 
 
 Run = Callable[[Job, Path, Path], dict[str, Any]]
@@ -196,6 +227,34 @@ def learn(
     prepare(trainer)
     trainer.train()
     return trainer
+
+
+class RefreshAt(TrainerCallback):
+    """A pass of `refresh="epoch"` before each of the given steps."""
+
+    def __init__(self, trainer: AMALTrainer, steps: Sequence[int]) -> None:
+        self.trainer, self.due = trainer, set(steps)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self.due:
+            self.due.remove(state.global_step)
+            refresh_table(self.trainer)
+
+
+def authors(batch: int, learning_rate: float, steps: int) -> dict[str, Any]:
+    """AMAL's table and passes, but passes after one and two thirds of the steps, not after every ten epochs.
+
+    `steps` are 2 to 6 epochs here. κ = αη/N stays theirs: their α = 1500 goes with the learning rate of SGD.
+
+    Args:
+        batch: rows of a pass that are taken together.
+    """
+    return {
+        "recipe": "amal",
+        "refresh_every": steps,
+        "mixing_lr": AMAL_KAPPA * GROUP * batch / learning_rate,
+        "prepare": lambda trainer: trainer.add_callback(RefreshAt(trainer, [steps // 3, 2 * steps // 3])),
+    }
 
 
 def predict(trainer: Any, rows: Dataset) -> np.ndarray:

@@ -30,7 +30,7 @@ from typing import Any
 from _rule_data import load_parts
 from _rule_methods import METHODS, scores
 from _rule_report import report
-from _work import Job, Settings, clock, gathered, work_together
+from _work import Job, Settings, clock, gathered, options, settled, work_together
 
 NO_BUDGET = "none"
 CPU = Settings(2, True, 3e-4, 240, 0, 128, 0, True)
@@ -90,30 +90,14 @@ def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with one folder per data set")
-    parser.add_argument("--scale", choices=["cpu", "full"], default="cpu")
-    parser.add_argument("--quick", action="store_true", help="youtube, 500 rows, 40 steps, one seed")
-    parser.add_argument("--out", type=Path, help="default: runs/rule_denoising-SCALE")
-    parser.add_argument("--datasets", nargs="+")
+    parser = options(__doc__, quick="youtube, 500 rows, 40 steps, one seed")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
     parser.add_argument("--budgets", nargs="+", help="clean rows per class, or `all`")
-    parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--steps", type=int, default=0, help="other than the scale's")
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
-    parser.add_argument("--report", action="store_true", help="only read what is there")
-    given = parser.parse_args()
-    scale = "quick" if given.quick else given.scale
-    for name, values in SCALES[scale].items():
-        setattr(given, name, getattr(given, name) or values)
-    given.out = given.out or Path(f"runs/rule_denoising-{scale}")
+    given = settled(parser, SCALES, "rule_denoising")
     for budget in given.budgets:
         if budget != "all" and not (budget.isdigit() and int(budget)):
             parser.error(f"--budgets: expected a number of rows per class or `all`, found {budget!r}")
-    for name in given.datasets:
-        if not (given.data / name).is_dir():
-            parser.error(f"--datasets: expected a folder {name!r} in {str(given.data)!r}, found none")
     return given
 
 

@@ -15,12 +15,15 @@ from typing import Any
 
 import planted
 import pytest
+import test_tasks
 import torch
 from peft import LoraConfig, get_peft_model
 from planted import CLASSES, VOCABULARY, furthest, identical, parameters, table_of
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 from transformers.utils import logging as hf_logging
+
+from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION
 
 PAGE = Path(__file__).with_name("support_matrix.md")
 COLUMNS = {"head": "lookahead on the head (default)", "all": "lookahead on the whole network"}
@@ -114,6 +117,29 @@ def architecture(which: str) -> Callable[[Build, str], str]:
     def check(build: Build, moves: str) -> str:
         found = accumulated(build, moves, lambda: tiny(which))
         return f"{found}: 1×16 = 4×4 = 16×1"
+
+    return check
+
+
+def head_of(task: str) -> Callable[[Build, str], str]:
+    """Labels that are no single class, on rows of their own."""
+
+    def check(build: Build, moves: str) -> str:
+        runs = []
+        for batch in (16, 4, 1):
+            split = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": 16 // batch}
+            settings = {**STILL, **split, "lookahead_params": moves, "logging_steps": 1, "num_train_epochs": 1}
+            runs.append(test_tasks.make_trainer(build, task, settings, model=test_tasks.make_student(task).double()))
+            runs[-1].train()
+            moved(runs[-1])
+        whole, *parts = map(ends, runs)
+        for part in parts:
+            assert furthest(whole, part) < 1e-6
+        for recipe in ("trust", "denoise"):
+            settings = {"recipe": recipe, "lookahead_params": moves, "evidence_column": "truth"}
+            with pytest.raises(ValueError, match=r"`recipe`: .*Set recipe="):
+                test_tasks.make_trainer(build, task, settings)
+        return "exact: 1×16 = 4×4 = 16×1; recipes that believe in classes (trust, denoise) are refused"
 
     return check
 
@@ -247,6 +273,8 @@ def attention(kernel: str) -> Callable[[Build, str], str]:
 
 ROWS: dict[str, Callable[[Build, str], str]] = {
     **{name: architecture(name) for name in ARCHITECTURES},
+    "regression": head_of(REGRESSION),
+    "multi-label": head_of(MULTI_LABEL),
     "accumulation with lookahead='sgd', 'optimizer' or center=True": accumulated_lookahead,
     "SDPA attention": attention("sdpa"),
     "bf16 autocast": autocast,

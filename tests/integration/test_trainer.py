@@ -48,6 +48,15 @@ def test_recipe_trains_and_moves_what_it_says(recipe, learns, build, student):
         assert len(per_step) <= 4  # a vector a step, four steps in the last epoch
 
 
+def test_a_table_in_half_precision_is_the_table_to_its_rounding(build):
+    half, whole = build({"recipe": "amal-step", "table_dtype": "float16"}), build({"recipe": "amal-step"})
+    for trainer in (half, whole):
+        trainer.train()
+    assert half.mixing.table.dtype == half.history.last_weights().dtype == torch.float16
+    assert (half.mixing.table.float() - whole.mixing.table).abs().max() < 2e-2
+    assert (whole.mixing.table - 1).abs().max() > 0.1
+
+
 def test_centring_holds_the_mean_weight(build):
     def mean(**settings):
         trainer = build({"recipe": "amal-step", "num_train_epochs": 4, "mixing_lr": 0.02, **settings})

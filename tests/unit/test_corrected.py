@@ -5,6 +5,8 @@ import torch
 
 from amal_hf import AMALConfig
 from amal_hf.choices import make_mixing
+from amal_hf.evidence import GOLD
+from amal_hf.losses import CrossEntropy, Distillation, Entropy, LabelingFunctions, LossStack, SlowCopy
 from amal_hf.mixing import Corrected, Rows
 
 EVIDENCE = torch.tensor([[0.8, 0.2], [0.8, 0.2]]).log()
@@ -66,8 +68,33 @@ def test_a_copy_that_is_sure_of_nothing_possible_stays_finite():
 
 def test_the_recipe_makes_it_and_it_learns_nothing(tmp_path):
     args = AMALConfig(str(tmp_path), recipe="denoise")
-    mixing = make_mixing(args, ["rules/0", "self"], num_classes=2, num_rows=4, slow=1)
-    assert isinstance(mixing, Corrected) and mixing.slow == 1 and not mixing.learns
+    losses = {
+        "label": CrossEntropy(),
+        "teacher": Distillation(),
+        "rules": LabelingFunctions(),
+        "self": SlowCopy(),
+        "gold": CrossEntropy(GOLD),
+        "entropy": Entropy(),
+    }
+    mixing = make_mixing(args, LossStack(losses, {"weak_labels": [0, 1]}), num_classes=2, num_rows=4)
+    assert isinstance(mixing, Corrected) and not mixing.learns
+    assert (mixing.slow, mixing.teachers, mixing.yielding) == (4, [1], [0, 2, 3, 4])
+
+
+def test_an_unsure_teacher_is_believed_as_far_as_the_class_it_names():
+    seen = rows([[True] * 3, [True] * 3])
+    seen.targets[:, 0] = torch.tensor([[0.55, 0.45], [0.4, 0.6]])  # names class 0, then class 1; a level of one half
+    weights = Corrected(torch.tensor([0.5, 0.3, 1.0]), slow=2, teachers=[0]).weights(seen)
+    assert torch.allclose(weights[:, 0], torch.tensor([0.25, 0.5 / 7]))
+
+
+def test_others_are_heard_as_far_as_no_teacher_is_believed():
+    """Sources: teacher, teacher, label, gold."""
+    mixing = Corrected(torch.ones(4), teachers=[0, 1], yielding=[2])
+    weights = torch.tensor([[0.8, 0.0, 0.5, 1.0], [0.6, 0.3, 0.5, 0.0], [0.0, 0.0, 0.5, 0.0]])
+    used = torch.tensor([[0.8, 0.0, 0.1, 1.0], [0.4, 0.2, 0.2, 0.0], [0.0, 0.0, 0.5, 0.0]])
+    assert torch.allclose(mixing.used(weights), used)
+    assert torch.equal(Corrected(torch.ones(4)).used(weights), weights)
 
 
 def test_the_recipe_needs_its_column(tmp_path):

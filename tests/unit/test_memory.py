@@ -1,5 +1,6 @@
 """The clean rows' memory: the probe against a refit by hand, and a sharpness that knows when to be silent."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -27,6 +28,23 @@ def test_left_out_predictions_are_those_of_a_refit_without_the_row():
         d, s, t = design[rest], shares[rest], target[rest]
         refit = torch.linalg.solve(d.T @ (s * d) + penalty, d.T @ (s * t))
         torch.testing.assert_close(left_out[row], design[row] @ refit)
+
+
+@pytest.mark.parametrize("rows", [3, 39, 40, 41, 200])
+@pytest.mark.parametrize("ridge", [1.0, 1e-2])
+def test_few_rows_and_many_solve_the_same_equations(rows, ridge):
+    """By rows or by columns, whichever are fewer: as the definition says, to 1e-10."""
+    generator = torch.Generator().manual_seed(rows)
+    design, target = (torch.randn(rows, n, dtype=torch.float64, generator=generator) for n in (40, 3))
+    shares = torch.rand(rows, 1, dtype=torch.float64, generator=generator) / rows
+    gram = design.T @ (shares * design)
+    gram += ridge * gram.diagonal().mean() * torch.eye(40, dtype=torch.float64)
+    hat = design @ torch.linalg.solve(gram, design.T) * shares.T  # [M, M]
+    leverage = hat.diagonal()[:, None]
+    coefficients, left_out = ridge_leave_one_out(design, shares, target, ridge)
+    expected = torch.linalg.solve(gram, design.T @ (shares * target))
+    torch.testing.assert_close(coefficients, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(left_out, (hat @ target - leverage * target) / (1 - leverage), rtol=1e-10, atol=1e-10)
 
 
 def test_sharpness_is_high_on_telling_features_and_near_zero_on_noise():

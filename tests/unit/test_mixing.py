@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from amal_hf._types import ROW_ID
+from amal_hf.data import RowIndex
+from amal_hf.history import WeightHistory
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust, box, centred, share, simplex
 
 N, K, C = 4, 3, 3
@@ -145,6 +149,28 @@ def test_two_sources_on_the_simplex_are_alm_kd():
     assert met, "no bound was met"
 
 
+@pytest.mark.parametrize("constraint", ["box", "simplex"])
+def test_a_table_in_half_precision_is_the_same_but_for_rounding(constraint):
+    start = torch.tensor([0.2, 0.3, 0.5])
+    tables = [Table(6, start, constraint, 0.3, CLAMP, dtype) for dtype in (torch.float16, torch.float32)]
+    for seed in range(5):
+        for table in tables:
+            table.update(batch((5, 0, 3, 2)), draw(N, K, seed=seed))
+    half, full = (table.weights(batch((5, 0, 3, 2))) for table in tables)
+    assert tables[0].table.dtype == torch.float16 and half.dtype == torch.float64
+    assert tables[1].table.dtype == torch.float32 and not torch.equal(half, full)
+    torch.testing.assert_close(half, full, rtol=0, atol=5 * 2**-11)  # 5 roundings of what is at most 2
+    held = tables[0].state()
+    again = Table(6, start, constraint, 0.3, CLAMP, torch.float16)
+    again.load_state(held)
+    assert torch.equal(again.table, tables[0].table)
+
+
+def test_a_million_rows_in_half_precision_take_two_bytes_a_weight():
+    table = Table(10**6, torch.ones(3), "box", 0.2, CLAMP, torch.float16)
+    assert table.table.untyped_storage().nbytes() == 6 * 10**6
+
+
 def test_a_negative_gradient_raises_the_weight():
     for constraint in ("box", "simplex"):
         table = Table(N, torch.full((K,), 1 / K, dtype=torch.float64), constraint, step=0.1, clamp=CLAMP)
@@ -153,6 +179,45 @@ def test_a_negative_gradient_raises_the_weight():
         before = table.weights(batch())
         table.update(batch(), gradient)
         assert (table.weights(batch())[:2] - before[:2])[MASK[:2, 1], 1].min() > 0
+
+
+# ---- what is kept beside a table, row by row ----
+
+
+def test_row_ids_in_order_are_positions_and_not_kept():
+    index = RowIndex(np.arange(1000))
+    assert index({ROW_ID: torch.tensor([7, 0, 999])}).tolist() == [7, 0, 999]
+    assert torch.equal(index.ids, torch.arange(1000))
+    assert not [t for t in vars(index).values() if isinstance(t, torch.Tensor)]
+
+
+def test_row_ids_in_any_order_are_found():
+    ids = [40, 7, 0, 12, 3]
+    index = RowIndex(ids)
+    assert index({ROW_ID: torch.tensor([12, 40, 3])}).tolist() == [3, 0, 4]
+    assert index.ids.tolist() == ids
+    assert RowIndex([1, 2, 3])({ROW_ID: torch.tensor([3, 1])}).tolist() == [2, 0]  # not from 0
+
+
+def test_rows_of_a_stream_have_no_position():
+    index = RowIndex(None)
+    assert index({"labels": torch.zeros(3)}).tolist() == [-1] * 3 and len(index.ids) == 0
+
+
+def test_history_takes_room_only_for_what_it_keeps():
+    silent = WeightHistory(["a", "b"], 5)
+    assert silent.state() == {} and silent.last is None and silent.last_weights().isnan().all()
+    kept = WeightHistory(["a", "b"], 5, torch.float16)
+    mask = torch.tensor([[True, False], [True, True]])
+    kept.record(torch.tensor([3, 1]), torch.tensor([[0.5, 9.0], [0.25, 1.0]]), torch.zeros(2, 2), mask)
+    assert kept.last_weights().dtype == torch.float16
+    assert kept.last_weights()[[3, 1]].nan_to_num(-1).tolist() == [[0.5, -1], [0.25, 1.0]]
+    assert kept.last_weights()[[0, 2, 4]].isnan().all()
+    other = WeightHistory(["a", "b"], 5)
+    other.load(kept.state(), [])
+    assert torch.equal(other.last_weights().nan_to_num(-1), kept.last_weights().float().nan_to_num(-1))
+    with pytest.raises(ValueError, match="found a stream"):
+        WeightHistory(["a"], None).last_weights()
 
 
 # ---- shared ----

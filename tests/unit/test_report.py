@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from amal_hf.report import write_report
+from amal_hf.report import write_report, write_teacher_table
+from amal_hf.report.functions import interval
 from amal_hf.report.run import read_run
 from amal_hf.report.summary import Classes, auroc, groups_of, least_trusted, trust
+from amal_hf.report.teachers import judge_teachers
 
 HOSTILE = "<script>alert('x')</script>"
 CLASSES = ["World", "Sports", "Business $x_1$"]
@@ -199,6 +203,80 @@ def test_votes_of_several_families_go_to_their_rules_in_order(tmp_path: Path) ->
     assert (run.said[:, 2:] == run.votes).all()
 
 
+def with_columns(folder: Path, **columns: list[Any]) -> None:
+    rows = Dataset.load_from_disk(str(folder / "rows")).to_dict()
+    shutil.rmtree(folder / "rows")
+    Dataset.from_dict({**rows, **columns}).save_to_disk(str(folder / "rows"))
+
+
+def add_teachers(folder: Path, clean: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Two teachers in place of source 1 and 2, the second silent on a third of the rows; what they say, how surely."""
+    rng = np.random.default_rng(3)
+    said, sure = rng.integers(0, 3, (80, 2)), 0.4 + 0.6 * rng.random((80, 2))
+    said[::3, 1], sure[::3, 1] = -1, 0.0
+    with_columns(folder, teachers=said.tolist(), teachers_confidence=sure.tolist())
+    run = json.loads((folder / "run.json").read_text())
+    run["asserts"] = {"teacher": "teachers/0", "rules/0": "teachers/1"}
+    (folder / "run.json").write_text(json.dumps(run))
+    if clean:
+        heard = {"label": [0, 1, 2, 0], "teachers": [[0, -1], [1, 1], [0, 2], [0, 1]],
+                 "teachers_confidence": [[0.99, 0.0], [0.41, 0.9], [0.99, 0.8], [0.99, 0.45]]}  # fmt: skip
+        Dataset.from_dict(heard).save_to_disk(str(folder / "clean"))
+    return said, sure
+
+
+def test_teachers_are_judged_by_class_and_by_confidence(tmp_path: Path) -> None:
+    said, sure = add_teachers(write_run(tmp_path))
+    lines = judge_teachers(run := read_run(tmp_path))
+    first, second = ([line for line in lines if line.teacher == name] for name in ("teacher", "rules/0"))
+    assert (first[0].part, first[0].rows, first[0].clean_rows, first[0].clean_accuracy) == ("overall", 80, 4, 0.75)
+    assert (first[0].clean_low, first[0].clean_high) == interval(3, 4)
+    assert first[0].trust == pytest.approx(run.weights[:, 1].mean())
+    zeros = first[1]  # class 0: named on three clean rows, right on two of them
+    assert (zeros.part, zeros.value, zeros.rows) == ("says", "World", (said[:, 0] == 0).sum())
+    assert (zeros.clean_rows, zeros.clean_accuracy) == (3, pytest.approx(2 / 3))
+    quarters = [line for line in first if line.part == "confidence"]
+    assert [line.rows for line in quarters] == [20] * 4
+    assert [line.clean_rows for line in quarters] == [1, 0, 0, 3]  # by the training rows' quarters
+    at = sure[:, 0] >= np.quantile(sure[:, 0], 0.75)
+    assert quarters[-1].trust == pytest.approx(run.weights[at, 1].mean())
+    assert second[0].rows == (said[:, 1] >= 0).sum() and second[0].clean_rows == 3  # not where it abstains
+
+
+def test_tables_of_teachers_are_written_and_shown(tmp_path: Path) -> None:
+    said, _ = add_teachers(write_run(tmp_path))
+    label = np.asarray(Dataset.load_from_disk(str(tmp_path / "rows"))["label"][:])
+    assert write_teacher_table(tmp_path) == tmp_path / "teacher_table.csv"
+    with (tmp_path / "teacher_table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(judge_teachers(read_run(tmp_path)))
+    assert table[0]["clean_accuracy"] == "0.75" and table[0]["value"] == ""
+    lines = [json.loads(line) for line in (tmp_path / "disagreements.jsonl").read_text().splitlines()]
+    against = ((said != label[:, None]) & (said >= 0)).any(1)
+    assert {line["row_id"] - 1000 for line in lines} == set(np.flatnonzero(against).tolist())
+    silent = next(line for line in lines if said[line["row_id"] - 1000, 1] < 0)
+    assert list(silent["teachers"]) == ["teacher"]
+    html = report(tmp_path)
+    assert html.count("data-disagreement=") == min(30, against.sum()) and "&lt;script&gt;" in html
+    assert not {tag for tag, _ in Tags(html).found} & {"script", "link", "img", "iframe", "object"}
+
+
+def test_teachers_without_clean_rows_or_any_teacher(tmp_path: Path) -> None:
+    add_teachers(write_run(tmp_path / "a"), clean=False)
+    first = judge_teachers(read_run(tmp_path / "a"))[0]
+    assert (first.clean_rows, first.clean_low, first.clean_high) == (0, 0.0, 1.0) and np.isnan(first.clean_accuracy)
+    assert "n=0" in report(tmp_path / "a")
+    assert write_teacher_table(write_run(tmp_path / "b")) is None
+    assert not (tmp_path / "b" / "teacher_table.csv").exists() and "Which teacher" not in report(tmp_path / "b")
+
+
+def test_a_teacher_always_as_sure_has_one_quarter(tmp_path: Path) -> None:
+    add_teachers(write_run(tmp_path), clean=False)
+    with_columns(tmp_path, teachers_confidence=[[1.0, 1.0]] * 80)
+    lines = [line for line in judge_teachers(read_run(tmp_path)) if line.part == "confidence"]
+    assert [(line.value, line.rows) for line in lines if line.teacher == "teacher"] == [("1.000 to 1.000", 80)]
+
+
 def test_best_is_judged_as_printed_and_shared(tmp_path: Path) -> None:
     html = report(write_run(tmp_path))
     assert html.count('class="best"') == 6  # two methods tie on three scores; one time alone is no contest
@@ -220,6 +298,11 @@ def test_best_is_judged_as_printed_and_shared(tmp_path: Path) -> None:
         ),
         (lambda f: write_run(f, sources=["a"]), ValueError, r"`rows`: expected 1 weights per row.*found 4"),
         (lambda f: write_run(f, drop=("mask",)), ValueError, r"`rows`: expected .*no \['mask'\]"),
+        (
+            lambda f: with_columns(f, teachers=[[0, 1]] * 80, teachers_confidence=[[0.5]] * 80),
+            ValueError,
+            r"`rows`: expected as many `teachers_confidence` as `teachers` per row, found 1 and 2",
+        ),
         (lambda f: write_run(f, primary="who"), ValueError, r"`run\.json`: expected 'primary'.*found 'who'"),
         (lambda f: (f / "rows" / "state.json").unlink(), ValueError, r"`rows`: expected a folder written by"),
     ],

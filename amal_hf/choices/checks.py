@@ -1,37 +1,25 @@
-"""What a configuration chooses: the mixing, the lookahead, the meta-gradient and how it is computed (floor 3)."""
+"""At the door: every check that needs more than one argument at once, before anything is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
-from torch import Tensor, nn
-from torch.optim import SGD as TorchSGD
-from torch.optim import Adam as TorchAdam
+from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import is_bitsandbytes_available, logging
 
 from amal_hf import _checks
-from amal_hf._types import ROW_ID, Tensors
-from amal_hf.config import AMALConfig
-from amal_hf.data import check_columns, first_row, guard_splits
+from amal_hf._types import ROW_ID
+from amal_hf.config import WITHOUT_CLASSES, AMALConfig
+from amal_hf.data import LABEL_ALIASES, LABELS, guard_splits
 from amal_hf.evidence import without_gold
-from amal_hf.losses import LossStack
-from amal_hf.metagrad import (
-    SGD,
-    Adam,
-    DoubleBackward,
-    FiniteDifference,
-    ForwardMode,
-    Lookahead,
-    MetaGradient,
-    Still,
-    find_head,
-)
-from amal_hf.mixing import Corrected, Fixed, MetaWeightNet, Mixing, Reweight, Shared, Table, Trust, WeightNetwork
-from amal_hf.steering import FORWARD_MODE_ATTENTION, Encode, HeadSteering, MetaSampler, NetworkSteering, Steering
+from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
+from amal_hf.metagrad.tasks import SINGLE_LABEL
+from amal_hf.mixing import Corrected, Mixing, Trust
 
 logger = logging.get_logger(__name__)
 
@@ -99,6 +87,45 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
     _checks.writable("output_dir", args.output_dir)
 
 
+def first_row(dataset: Any) -> dict[str, Any]:
+    """A row of the training set without missing values, its label column called `labels`.
+
+    Raises:
+        ValueError: there is none; or a column has no value at all, or two are the label.
+    """
+    example = next(iter(dataset), None) if dataset is not None else None
+    if example is None:
+        raise ValueError("`train_dataset`: expected at least one row, found none. Pass the rows to train on.")
+    if len(both := [name for name in (LABELS, *LABEL_ALIASES) if name in example]) > 1:
+        raise ValueError(f"`train_dataset`: expected one column of labels, found {both}. Remove or rename the others.")
+    if isinstance(dataset, Dataset):  # where the row misses a value, the first one there is
+        missing = [name for name, value in example.items() if value is None]
+        example |= {name: next((v for v in dataset[name] if v is not None), None) for name in missing}
+    return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
+
+
+def check_columns(example: Mapping[str, Any], losses: Mapping[str, Any]) -> None:
+    """The columns the losses read are there, lists where they must be, and not empty in every row.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    known = {name: loss for name, loss in losses.items() if isinstance(loss, Loss)}
+    _checks.columns("train_dataset", example, {name: loss.columns for name, loss in known.items()})
+    for name, loss in known.items():
+        for column in loss.columns:
+            if example[column] is None:
+                raise ValueError(
+                    f"`train_dataset`: expected values in column {column!r}, which source {name!r} reads; found None "
+                    "in every row. Fill it, or drop the source."
+                )
+            if isinstance(loss, (LabelingFunctions, MajorityVote)) and np.ndim(example[column]) != 1:
+                raise ValueError(
+                    f"`train_dataset`: expected a list of votes in column {column!r}, found {example[column]!r}. "
+                    "Write a single function's votes as lists of one, [vote]."
+                )
+
+
 def check_sources(
     args: AMALConfig, stack: LossStack, example: Mapping[str, Any], meta: Any, mixing: Mixing | None
 ) -> None:
@@ -129,10 +156,10 @@ def check_sources(
 
 
 def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
-    """The way of launching is one in which this mixing can learn; what stays fixed runs wherever `Trainer` runs.
+    """The way of launching and the task are such that this mixing can learn; fixed weights run wherever `Trainer` runs.
 
     Args:
-        trainer: a `Trainer` that has its accelerator.
+        trainer: a `Trainer` that has its accelerator and task.
         counted: whether the training set can be indexed.
 
     Raises:
@@ -151,6 +178,8 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         )
     if not counted:
         logger.info("`train_dataset` is a stream: weights are found for each batch anew, and none are kept by row")
+    if trainer.task != SINGLE_LABEL:
+        _check_without_classes(trainer.task, args, mixing)
     if not mixing.learns:
         return
     if args.gradient_accumulation_steps > 1 and (args.lookahead != "none" or args.center):
@@ -163,6 +192,18 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
             f"found them split by {name}. Use plain data parallelism (`accelerate launch --num_processes N`) and save "
             "memory by bf16, gradient checkpointing or LoRA; or set mixing='fixed'."
         )
+
+
+def _check_without_classes(task: str, args: AMALConfig, mixing: Mixing) -> None:
+    """Nothing is asked for that believes in one class a row."""
+    told = f"expected a model with one class a row, found one for {task}."
+    if isinstance(mixing, (Trust, Corrected)):
+        raise ValueError(
+            f"`recipe`: {args.recipe!r} lets sources compete with the classes they name; {told} Set "
+            f"recipe={WITHOUT_CLASSES!r}."
+        )
+    if args.probe_weight > 0:
+        raise ValueError(f"`probe_weight`: {args.probe_weight} retrains a head of classes; {told} Leave it out.")
 
 
 def check_finite(trainer: Any, what: str, value: Any) -> None:
@@ -184,131 +225,4 @@ def check_finite(trainer: Any, what: str, value: Any) -> None:
     raise FloatingPointError(
         f"`losses`: expected a finite {what} at step {step}, found {float(value)} with {told}. "
         "No parameter was moved. Check these rows, lower `learning_rate`, and go on with resume_from_checkpoint=True."
-    )
-
-
-def make_steering(
-    model: nn.Module, labels: Tensor, encode: Encode, inputs: Mapping[str, Tensor], args: AMALConfig, precision: str
-) -> Steering:
-    """How D is computed for this model, logged with the reason.
-
-    Args:
-        labels: class of every clean row, `[M]`.
-        inputs: any batch of the model's inputs; finds the head.
-
-    Raises:
-        ValueError: the head's derivative is asked for and no trainable linear layer makes the logits.
-    """
-    seed = args.seed if args.data_seed is None else args.data_seed
-    sampler = MetaSampler(len(labels), args.meta_batch_size, seed)
-    if args.lookahead_params == "head":
-        head = find_head(model, {name: value[:2] for name, value in inputs.items()})
-        if head is None:
-            raise ValueError(
-                "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
-                f"{type(model).__name__}. Set lookahead_params='all'."
-            )
-        logger.info(f"meta-gradient: closed form on the head ({head.weight}), as lookahead_params='head' asks")
-        return HeadSteering(model, head, labels, encode, sampler, args)
-    estimator, why = choose_estimator(
-        args.estimator,
-        getattr(model.config, "_attn_implementation", "eager"),
-        bool(args.gradient_checkpointing or getattr(model, "is_activation_checkpointing", False)),
-        precision,
-    )
-    logger.info(f"meta-gradient: {type(estimator).__name__} on all trainable parameters: {why}")
-    return NetworkSteering(model, estimator, labels, encode, sampler)
-
-
-def choose_estimator(name: str, attention: str, checkpointing: bool, precision: str) -> tuple[MetaGradient, str]:
-    """The estimator of the *whole network's* derivative, and why. Both choices compute the same derivative.
-
-    Args:
-        name: `AMALConfig.estimator`.
-        attention: the model's attention implementation.
-        checkpointing: gradient (activation) checkpointing is on.
-        precision: "no", "bf16" or "fp16".
-
-    Example:
-        >>> choose_estimator("auto", "sdpa", False, "no")
-        (ForwardMode(), "attention 'sdpa' has a forward-mode rule on the MATH kernel")
-        >>> choose_estimator("auto", "flash_attention_2", False, "no")[0]
-        FiniteDifference(radius=0.005)
-    """
-    named: dict[str, MetaGradient] = {
-        "forward": ForwardMode(),
-        "difference": FiniteDifference(),
-        "double": DoubleBackward(),
-    }
-    if name != "auto":
-        return named[name], "asked for by `estimator`"
-    if checkpointing:
-        return FiniteDifference(), "gradient checkpointing has no forward-mode rule"
-    if attention not in FORWARD_MODE_ATTENTION:
-        return FiniteDifference(), f"attention {attention!r} has no forward-mode rule"
-    if precision != "no":
-        return FiniteDifference(), f"under {precision} autocast the differences run in float32"
-    return ForwardMode(), f"attention {attention!r} has a forward-mode rule on the MATH kernel"
-
-
-def make_mixing(
-    args: AMALConfig, sources: Sequence[str], num_classes: int, num_rows: int | None, slow: int | None = None
-) -> Mixing:
-    """The mixing that `args` describe. `mixing_start`: one number, [primary, others], or one per source.
-
-    Args:
-        slow: position of the student's slow copy among the sources, if it is one.
-    """
-    given, k = torch.tensor(args.mixing_start, dtype=torch.float32), len(sources)
-    start = given if len(given) == k else torch.cat([given[:1], given[-1:].expand(k - 1)])
-    clamp = (args.clamp[0], args.clamp[1])
-    if args.mixing == "fixed":
-        return Fixed(start)
-    if args.mixing == "trust":
-        return Trust(k, num_classes, start)
-    if args.mixing == "corrected":
-        return Corrected(start, slow)
-    if args.mixing == "reweight":
-        return Reweight(start)
-    if args.mixing == "meta-weight-net":
-        return MetaWeightNet(k, lr=args.mixing_lr, seed=args.seed)
-    if args.mixing == "network":
-        return WeightNetwork(k, num_classes, start, lr=args.mixing_lr, seed=args.seed)
-    if args.constraint == "simplex":
-        start = start / start.sum()
-    constraint: Any = args.constraint
-    if args.mixing == "shared":
-        return Shared(start, constraint, args.mixing_lr, clamp)
-    return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp)
-
-
-def make_lookahead(name: str, optimizer: torch.optim.Optimizer | None, params: Tensors, lr: float) -> Lookahead:
-    """The virtual step `AMALConfig.lookahead` names, from the optimizer's present state.
-
-    Raises:
-        ValueError: "optimizer" with an optimizer that is neither SGD nor Adam(W).
-    """
-    if name == "none":
-        return Still()
-    if name == "sgd":
-        return SGD(lr)
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-    if isinstance(optimizer, TorchSGD):
-        return SGD(lr)
-    if not isinstance(optimizer, TorchAdam):  # AdamW is one
-        raise ValueError(
-            f"`lookahead`: {name!r} knows Adam, AdamW and SGD, found {type(optimizer).__name__}. "
-            "Set lookahead='sgd' or 'none', or choose optim='adamw_torch'."
-        )
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    groups = {k: group_of[id(p)] for k, p in params.items()}
-    first = next(iter(groups.values()))
-    decoupled = first.get("decoupled_weight_decay", True)
-    return Adam(
-        lr={k: float(g["lr"]) for k, g in groups.items()},
-        state={k: optimizer.state.get(p, {}) for k, p in params.items()},
-        betas=first["betas"],
-        eps=first["eps"],
-        weight_decay={k: g["weight_decay"] if decoupled else 0.0 for k, g in groups.items()},
-        exact=name == "optimizer-exact",
     )

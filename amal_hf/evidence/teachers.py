@@ -1,0 +1,63 @@
+"""A teacher as two experts, and how good it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor
+
+from amal_hf.evidence.experts import Expert, Precision, centred
+
+
+def of_teacher(column: str, clean: Dataset, labels: Tensor, num_classes: int) -> list[Expert]:
+    """What a teacher's logits say, and what it means that it names the class it names, counted on the clean rows.
+
+    The second knows what the first cannot: which classes a teacher that was never shown one calls its rows.
+    """
+    named = Precision.count(_named(column, clean, num_classes), labels, num_classes, 1)
+
+    def logits(rows: Dataset) -> Tensor:
+        return centred(_logits(column, rows, num_classes).log_softmax(1)).nan_to_num(0.0)
+
+    return [
+        Expert(logits, logits(clean), 0.5),
+        Expert(lambda rows: named(_named(column, rows, num_classes)), named.left_out, 0.5),
+    ]
+
+
+def skill(column: str, clean: Dataset) -> float:
+    r"""How much better than chance a teacher names the classes of the clean rows, in [0, 1].
+
+    $$\max\Big(0, \frac{r - 1/C}{1 - 1/C}\Big), \qquad r\text{: recall, mean over the C classes of the clean rows}$$
+
+    Args:
+        column: its logits, `[M, C]`; where they are null it abstains, and is not judged.
+        clean: rows with a `label`.
+
+    Returns:
+        1 where it abstains on all of them: nothing is known against it.
+
+    References:
+        Youden (1950), index J, for C classes.
+    """
+    labels = np.asarray(clean["label"][:])
+    named = _named(column, clean, clean.features["label"].num_classes)[:, 0].numpy()
+    said = named >= 0
+    if len(np.unique(labels[said])) < 2:
+        return 1.0
+    return max(0.0, float(balanced_accuracy_score(labels[said], named[said], adjusted=True)))
+
+
+def _named(column: str, rows: Dataset, num_classes: int) -> Tensor:
+    """The class a teacher names, `[N, 1]`; -1 where it abstains."""
+    logits = _logits(column, rows, num_classes)
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))[:, None]
+
+
+def _logits(column: str, rows: Dataset, num_classes: int) -> Tensor:
+    silent = [math.nan] * num_classes
+    return torch.as_tensor([silent if row is None else row for row in rows[column]], dtype=torch.double)

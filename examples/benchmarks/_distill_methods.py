@@ -1,0 +1,177 @@
+"""Methods of `distillation.py`: each is `(parts, seed, steps) -> Outcome`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from _distill_data import CHECKPOINTS, SHUFFLED, TEACHER, Parts
+from _work import BATCH, EVAL_BATCH, authors, learn, predict
+from datasets import Dataset
+from sklearn.metrics import roc_auc_score
+from transformers import AutoTokenizer, set_seed
+
+from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
+from amal_hf.denoising import ADDED, levels
+from amal_hf.evidence import clean_evidence, gold_share, with_gold
+from amal_hf.runs import default_model, load_student
+
+COLUMNS = ["text", "input_ids", "token_type_ids", "attention_mask", "label"]
+
+
+@dataclass
+class Outcome:
+    """A trained student, the last weights of its training rows (source -> `[N]`), and what it trained on besides."""
+
+    trainer: AMALTrainer
+    weights: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def scores(self, parts: Parts) -> dict[str, Any]:
+        """In percent: accuracy on test and selection; AUROC of the label's weight; mean weights of the sources."""
+        found: dict[str, Any] = {}
+        for name, rows in (("metric", parts.test), ("selection", parts.selection)):
+            hit = predict(self.trainer, rows).argmax(1) == np.asarray(rows["label"][:])
+            found[name] = 100 * float(hit.mean())
+        flipped = np.asarray(parts.train["flipped"][:])
+        label = self.weights.get("label", np.empty(0))
+        seen = ~np.isnan(label)
+        if seen.any() and flipped.any():
+            found["auroc"] = float(roc_auc_score(~flipped[seen], label[seen]))
+        return {**found, "weights": {name: float(np.nanmean(w)) for name, w in self.weights.items()}}
+
+
+Method = Callable[[Parts, int, int], Outcome]
+
+
+def rows_of(parts: Parts, *columns: str, of: str = "train") -> Dataset:
+    """What a method may read of the training (or clean) rows: tokens, label and the teachers named."""
+    rows: Dataset = getattr(parts, of)
+    return rows.select_columns([c for c in COLUMNS if c in rows.column_names] + list(columns))
+
+
+def sources(temperature: float, *teachers: str) -> dict[str, Loss]:
+    named = {name.removesuffix("_logits"): Distillation(name, temperature=temperature) for name in teachers}
+    return {"label": CrossEntropy(), **(named if len(teachers) > 1 else {"teacher": next(iter(named.values()))})}
+
+
+def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
+    """(1 − alpha) · CE(label) + alpha · T² KL(teacher); `clean`: the clean rows among the batches, as ours has them."""
+
+    def method(parts: Parts, seed: int, steps: int) -> Outcome:
+        rows, losses, weights = rows_of(parts, TEACHER), sources(temperature, TEACHER), [1 - alpha, alpha]
+        if clean:
+            known = rows_of(parts, TEACHER, of="clean")
+            rows = with_gold(rows, known, gold_share(len(known), steps * BATCH))
+            losses["gold"], weights = CrossEntropy("gold"), [*weights, 1.0]
+        return Outcome(student(parts, rows, losses, seed, steps, recipe="fixed", mixing_start=weights))
+
+    return method
+
+
+def steered(recipe: str, *teachers: str) -> Method:
+    """A recipe that the clean rows only steer."""
+
+    def method(parts: Parts, seed: int, steps: int) -> Outcome:
+        losses = sources(2.0, *teachers) if teachers else {"label": CrossEntropy()}
+        rows, clean = rows_of(parts, *teachers), rows_of(parts, of="clean")
+        trainer = student(parts, rows, losses, seed, steps, meta=clean, recipe=recipe, log_weights=True)
+        return Outcome(trainer, weights_of(trainer, len(rows)))
+
+    return method
+
+
+def amal(parts: Parts, seed: int, steps: int) -> Outcome:
+    """A weight per row and source, T = 4, as the authors have it."""
+    rows, clean = rows_of(parts, TEACHER), rows_of(parts, of="clean")
+    theirs = authors(EVAL_BATCH, parts.settings.learning_rate, steps)
+    trainer = student(parts, rows, sources(4.0, TEACHER), seed, steps, meta=clean, log_weights=True, **theirs)
+    return Outcome(trainer, weights_of(trainer, len(rows)))
+
+
+def ours(*teachers: str) -> Method:
+    """Recipe "denoise", as `amal-hf train` runs it: one run, nothing to tune."""
+
+    def method(parts: Parts, seed: int, steps: int) -> Outcome:
+        given = parts.settings
+        set_seed(seed)
+        model = load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings)
+        if torch.cuda.is_available():
+            model.cuda()
+        rows, clean = clean_evidence(
+            rows_of(parts, *teachers), rows_of(parts, *teachers, of="clean"), model,
+            AutoTokenizer.from_pretrained(default_model()),
+            opinions=teachers, label="label", max_length=given.max_length, bf16=given.bf16,
+        )  # fmt: skip
+        losses = {**sources(2.0, *teachers), **ADDED}
+        mixed = with_gold(rows, clean, gold_share(len(clean), steps * BATCH))
+        trainer = student(
+            parts, mixed, losses, seed, steps,
+            model=model, recipe="denoise", log_weights=True, mixing_start=levels(losses, rows, clean),
+        )  # fmt: skip
+        return Outcome(trainer, weights_of(trainer, len(rows)))
+
+    return method
+
+
+def averaged(*teachers: str) -> Method:
+    """Teachers only, each with the same weight."""
+
+    def method(parts: Parts, seed: int, steps: int) -> Outcome:
+        losses = sources(2.0, *teachers)
+        weights = [0.0, *[1 / len(teachers)] * len(teachers)]
+        return Outcome(
+            student(parts, rows_of(parts, *teachers), losses, seed, steps, recipe="fixed", mixing_start=weights)
+        )
+
+    return method
+
+
+def best_single(*teachers: str) -> Method:
+    """Teacher only: the one that is right most often on the selection rows."""
+
+    def method(parts: Parts, seed: int, steps: int) -> Outcome:
+        truth = np.asarray(parts.selection["label"][:])
+        right = {t: (np.asarray(parts.selection[t][:]).argmax(1) == truth).mean() for t in teachers}
+        chosen = max(right, key=lambda t: right[t])
+        losses = sources(2.0, chosen)
+        return Outcome(
+            student(parts, rows_of(parts, chosen), losses, seed, steps, recipe="fixed", mixing_start=[0.0, 1.0])
+        )
+
+    return method
+
+
+def student(parts: Parts, *args: Any, **kwargs: Any) -> AMALTrainer:
+    return learn(parts.settings, parts.classes, *args, **kwargs)
+
+
+def weights_of(trainer: AMALTrainer, rows: int) -> dict[str, np.ndarray]:
+    """λ of the training rows as they were last seen, without the clean rows behind them: source -> `[N]`."""
+    kept = trainer.history.last_weights()[:rows].float().numpy()
+    return dict(zip(trainer.stack.names, kept.T, strict=True))
+
+
+def methods(alphas: Sequence[float], temperatures: Sequence[float]) -> dict[str, Method]:
+    """In the order in which they run. Those with several teachers have a case of their own."""
+    grid = {f"alpha {a:g} T {t:g}": fixed(a, t) for t in temperatures for a in alphas}
+    return {
+        "amal_hf": ours(TEACHER),
+        **grid,
+        "alpha 0.5 T 2 + clean": fixed(0.5, 2.0, clean=True),
+        "alpha 1 T 2 + clean": fixed(1.0, 2.0, clean=True),
+        "alm-kd": steered("alm-kd", TEACHER),
+        "amal (authors)": amal,
+        "learning to reweight": steered("l2r"),
+        "trust": steered("trust", TEACHER),
+    }
+
+
+SEVERAL: dict[str, Method] = {
+    "4 checkpoints: average": averaged(*CHECKPOINTS),
+    "4 checkpoints: best single": best_single(*CHECKPOINTS),
+    "4 checkpoints: amal_hf": ours(*CHECKPOINTS),
+    "4 checkpoints + shuffled: amal_hf": ours(*CHECKPOINTS, SHUFFLED),
+}
