@@ -39,7 +39,7 @@ from amal_hf.losses import (
 from amal_hf.metrics import classification_metrics
 from amal_hf.report import write_teacher_table, write_trust_table
 from amal_hf.students import LOGITS, ModelConfig, default_model, find_models, load_student, make_student
-from amal_hf.teachers import add_teachers
+from amal_hf.teachers import add_teachers, fine_tune
 from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import check_order, function_names
 
@@ -82,6 +82,8 @@ class DataConfig(ModelConfig):
         sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
         classes: class names in the order of their indices (default: found in the data).
         meta_split, selection_split, test_split: splits to take ("": hold out of train).
+        final_epochs: epochs on the clean rows alone, after training (0: none). With hundreds of them it may help; ten
+            per class are soon known by heart, and what was learned before is lost.
         meta_rows, selection_rows: how many rows (0: all of a split; 20 per class when held out).
     """
 
@@ -93,8 +95,13 @@ class DataConfig(ModelConfig):
     meta_split: str = field(default="", metadata={"help": "Split whose rows steer the weights"})
     selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
     test_split: str = field(default="test", metadata={"help": "Split that is only measured"})
+    final_epochs: float = field(default=0.0, metadata={"help": "Epochs on the clean rows alone, after training"})
     meta_rows: int = field(default=0, metadata={"help": "Clean rows that steer (0: all, or 20 per class)"})
     selection_rows: int = field(default=0, metadata={"help": "Clean rows that select (0: all, or 20 per class)"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.positive("final_epochs", self.final_epochs, zero=True)
 
 
 def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Loss]:
@@ -242,6 +249,9 @@ def train_run(
     prepare(trainer)
     started = time.perf_counter()
     trainer.train()
+    if data.final_epochs > 0:
+        clean = parts["meta"].select_columns([*args.text_columns, "label"])
+        fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
     return trainer, write_run(trainer, parts, time.perf_counter() - started)
 
 

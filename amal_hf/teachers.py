@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from amal_hf._files import replaced_folder, write_json
@@ -96,26 +97,9 @@ def _fine_tuned(
         f"`teacher`: {encoder.name!r} has no trained head: it is fine-tuned on {len(labelled)} training labels for "
         f"{config.teacher_epochs:g} epochs first, and kept in {folder}."
     )
-    settings = AMALConfig(
-        args.output_dir,
-        recipe="fixed",  # the label alone: a plain fine-tuning
-        num_train_epochs=config.teacher_epochs,
-        learning_rate=config.teacher_learning_rate,
-        warmup_steps=0.1,
-        log_weights=False,
-        save_strategy="no",
-        report_to="none",
-        **{name: getattr(args, name) for name in (*SETTINGS, *MACHINE)},
-    )
     set_seed(args.seed)
-    trainer = AMALTrainer(
-        model=load_student(str(encoder.folder), classes),
-        args=settings,
-        losses={"label": CrossEntropy("labels")},
-        train_dataset=labelled,
-        processing_class=encoder.tokenizer(),
-    )
-    trainer.train()
+    model, tokenizer = load_student(str(encoder.folder), classes), encoder.tokenizer()
+    trainer = fine_tune(model, labelled, tokenizer, args, config.teacher_epochs, config.teacher_learning_rate)
     if trainer.is_world_process_zero():
         with replaced_folder(folder) as scratch:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(scratch / "made")
@@ -123,3 +107,28 @@ def _fine_tuned(
             write_json(scratch / "made" / RECORD, made_of)
     PartialState().wait_for_everyone()
     return str(folder)
+
+
+def fine_tune(
+    model: PreTrainedModel, rows: Dataset, tokenizer: Any, args: AMALConfig, epochs: float, learning_rate: float
+) -> AMALTrainer:
+    """Train a classifier on nothing but the `label` of rows; as `args` say where that is no matter of mixing.
+
+    Returns:
+        the trainer, which has trained `model`.
+    """
+    settings = AMALConfig(
+        args.output_dir,
+        recipe="fixed",
+        num_train_epochs=epochs,
+        learning_rate=learning_rate,
+        warmup_steps=0.1,
+        log_weights=False,
+        save_strategy="no",
+        report_to="none",
+        **{name: getattr(args, name) for name in (*SETTINGS, *MACHINE)},
+    )
+    losses = {"label": CrossEntropy("labels")}
+    trainer = AMALTrainer(model=model, args=settings, losses=losses, train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    return trainer

@@ -275,6 +275,22 @@ def test_several_encoders_each_have_a_folder(corpus, tmp_path, trained):
     assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["meta"].column_names}
 
 
+# ---- afterwards, the clean rows alone ----
+
+
+def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
+    """The student fits them better; what was trusted before is kept."""
+    found = []
+    for epochs in (0.0, 30.0):
+        out = tmp_path / str(epochs)
+        data, parts, losses, args = prepared(out, settings(corpus, out / "run", final_epochs=epochs))
+        trainer, _ = train_run(parts, data, args, losses)
+        found.append((trainer.evaluate(parts["meta"])["eval_loss"], trainer.history.last_weights()))
+    (before, weights), (after, kept) = found
+    assert after < before - 0.1
+    assert torch.equal(weights.nan_to_num(-1), kept.nan_to_num(-1))
+
+
 # ---- a teacher that abstains ----
 
 
