@@ -17,6 +17,7 @@ import yaml
 from datasets import Dataset, DatasetDict, load_from_disk
 from planted import NAMES, make_rows, make_student, make_tokenizer
 from safetensors.torch import load_file, save_file
+from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amal_hf import AMALTrainer
@@ -273,6 +274,32 @@ def test_several_encoders_each_have_a_folder(corpus, tmp_path, trained):
     folders = [tmp_path / "run" / "teacher" / "a", corpus / "t" / "checkpoint-9", tmp_path / "run" / "teacher" / "c"]
     assert data.teachers == list(map(str, folders))
     assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["meta"].column_names}
+
+
+# ---- whom recipe "denoise" believes ----
+
+
+def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_path):
+    """40 % of the labels are wrong; one teacher knows, another says what the first says of another row."""
+    rows = make_rows(240, tokens=False, wrong=0.4).remove_columns("weak_labels").rename_column("truth", "true_label")
+    logits = np.asarray(rows["teacher_logits"][:])
+    shuffled = logits[np.random.default_rng(0).permutation(len(logits))]
+    both = rows.rename_column("teacher_logits", "good_logits").add_column("bad_logits", list(shuffled))
+    clean = [i for i in range(240) if both["label"][i] == both["true_label"][i]][:45]
+    DatasetDict(
+        train=both.select([i for i in range(240) if i not in clean]), validation=both.select(clean)
+    ).save_to_disk(tmp_path / "data")
+    given = settings(
+        corpus, tmp_path / "run", data=str(tmp_path / "data"), recipe="denoise", meta_split="validation", meta_rows=0,
+        teacher_columns=["good_logits", "bad_logits"], max_steps=-1, num_train_epochs=4,
+    )  # fmt: skip
+    data, parts, losses, args = prepared(tmp_path, given)
+    trainer, _ = train_run(parts, data, args, losses)
+    assert args.mixing_start[1] > 0.9 and args.mixing_start[2] < 0.2  # skill on the clean rows
+    weights = trainer.weights.select(range(len(parts["train"]))).with_format("numpy")
+    assert np.nanmean(weights["bad"][:]) < np.nanmean(weights["good"][:]) / 4
+    flipped = np.asarray(parts["train"]["label"][:]) != np.asarray(parts["train"]["true_label"][:])
+    assert roc_auc_score(~flipped, weights["label"][:]) > 0.95
 
 
 # ---- afterwards, the clean rows alone ----
