@@ -21,6 +21,7 @@ from amal_hf._types import ROW_ID
 from amal_hf.config import DEFAULTS, AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, check_said
 from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold
+from amal_hf.evidence.teachers import logits_of
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
 from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import cast_votes, check_functions
@@ -112,12 +113,6 @@ def levels(losses: Mapping[str, Loss], train: Dataset, clean: Dataset) -> list[f
     return start
 
 
-def _logits(rows: Dataset, column: str, num_classes: int) -> np.ndarray:
-    """A teacher's `[N, C]`; NaN in a gap."""
-    blank = [math.nan] * num_classes
-    return np.asarray([blank if row is None else row for row in rows[column][:]], dtype=np.float32)
-
-
 def corrected(claimed: torch.Tensor, student: torch.Tensor, evidence: torch.Tensor | None) -> torch.Tensor:
     r"""The corrected label of every row, `[N, C]`: what was known of it, and what the student makes of it.
 
@@ -150,7 +145,7 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         mask[:, slow] = True
     mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
-    heard = target[:, teachers_of(trainer.stack)]
+    heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
         ROW_ID: trainer.positions.ids.tolist(),
         "text": text,
@@ -184,11 +179,6 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     return explained.select(np.flatnonzero(np.asarray(rows[GOLD][:]) == -100))
 
 
-def teachers_of(stack: LossStack) -> list[int]:
-    """Columns of the teachers among the K sources."""
-    return [stack.slices[name].start for name, loss in stack.losses.items() if isinstance(loss, Distillation)]
-
-
 def clean_opinions(clean: Dataset, stack: LossStack) -> Dataset | None:
     """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
 
@@ -211,7 +201,7 @@ def clean_opinions(clean: Dataset, stack: LossStack) -> Dataset | None:
 
 def _batch(rows: Dataset, loss: Distillation, classes: int) -> dict[str, torch.Tensor]:
     """The columns of a teacher as it reads them."""
-    batch = {loss.column: torch.as_tensor(_logits(rows, loss.column, classes))}
+    batch = {loss.column: logits_of(loss.column, rows, classes).float()}
     if loss.mask_column:
         batch[loss.mask_column] = torch.tensor([said == 1 for said in rows[loss.mask_column]])
     return batch

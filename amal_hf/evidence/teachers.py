@@ -21,7 +21,7 @@ def of_teacher(column: str, clean: Dataset, labels: Tensor, num_classes: int) ->
     named = Precision.count(_named(column, clean, num_classes), labels, num_classes, 1)
 
     def logits(rows: Dataset) -> Tensor:
-        return centred(_logits(column, rows, num_classes).log_softmax(1)).nan_to_num(0.0)
+        return centred(logits_of(column, rows, num_classes).log_softmax(1)).nan_to_num(0.0)
 
     return [
         Expert(logits, logits(clean), 0.5),
@@ -54,10 +54,11 @@ def skill(column: str, clean: Dataset) -> float:
 
 def _named(column: str, rows: Dataset, num_classes: int) -> Tensor:
     """The class a teacher names, `[N, 1]`; -1 where it abstains."""
-    logits = _logits(column, rows, num_classes)
+    logits = logits_of(column, rows, num_classes)
     return torch.where(logits.isnan().any(1), -1, logits.argmax(1))[:, None]
 
 
-def _logits(column: str, rows: Dataset, num_classes: int) -> Tensor:
+def logits_of(column: str, rows: Dataset, num_classes: int) -> Tensor:
+    """A teacher's column as it stands, `[N, C]`; NaN where it is null."""
     silent = [math.nan] * num_classes
     return torch.as_tensor([silent if row is None else row for row in rows[column]], dtype=torch.double)

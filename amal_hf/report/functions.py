@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,11 @@ def _write_table(path: Path, run: Run, functions: list[FunctionTrust]) -> None:
         }
         for each in functions
     ]
+    write_csv(path, lines)
+
+
+def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """A table with a header; every line has the columns of the first."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(lines[0]))
         table.writeheader()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amal_hf._files import write_whole
-from amal_hf.report.functions import interval, rounded
+from amal_hf.report.functions import interval, rounded, write_csv
 from amal_hf.report.run import NONE, Run, read_run
 from amal_hf.report.summary import mean
 
@@ -149,15 +148,8 @@ def write_teacher_table(run_dir: str | Path) -> Path | None:
     if not lines:
         return None
     write_whole(Path(run_dir) / DISAGREEMENTS, lambda path: _write_rows(path, run))
-    return write_whole(Path(run_dir) / TEACHERS, lambda path: _write_table(path, lines))
-
-
-def _write_table(path: Path, lines: list[TeacherTrust]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(vars(lines[0])))
-        table.writeheader()
-        for line in lines:
-            table.writerow({k: rounded(v) if isinstance(v, float) else v for k, v in vars(line).items()})
+    table = [{k: rounded(v) if isinstance(v, float) else v for k, v in vars(line).items()} for line in lines]
+    return write_whole(Path(run_dir) / TEACHERS, lambda path: write_csv(path, table))
 
 
 def _write_rows(path: Path, run: Run) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from _work import EVAL_BATCH, Settings, made, predict
 from datasets import Dataset, DatasetDict, load_from_disk
+from noisy_labels import corrupt
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -70,7 +71,7 @@ def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path)
     tokenizer = AutoTokenizer.from_pretrained(default_model())
     parts = {k: tokenized(v, tokenizer, ["text"], settings.max_length) for k, v in whole.items()}
     classes = whole["train"].features["label"].names
-    features = {k: _features(v, settings) for k, v in whole.items() if k == "train"}["train"]
+    features = _features(whole["train"], settings)
     rows = np.arange(len(parts["train"]))
     if kind == "b":
         half = len(rows) // 2
@@ -78,10 +79,9 @@ def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path)
         theirs = theirs[_seen(np.asarray(whole["train"]["label"][:]), features, theirs, len(classes), seed)]
         lesson = parts["train"].select(theirs)
     truth = np.asarray(parts["train"]["label"][:])[rows]
-    noisy, flipped = corrupt(truth, len(classes), int(percent) / 100, seed)
-    train = _labelled(parts["train"].select(rows), noisy)
-    parts["train"] = train
-    lessons = {CHECKPOINTS[-1]: lesson if kind == "b" else train}
+    noisy, flipped = corrupt(truth.tolist(), len(classes), int(percent) / 100, seed)
+    parts["train"] = train = _labelled(parts["train"].select(rows), noisy)
+    lessons = {TEACHER: lesson if kind == "b" else train}
     if kind == "a" and flipped.any():
         lessons[SHUFFLED] = _labelled(train, np.random.default_rng(seed).permutation(noisy))
     for column, each in lessons.items():
@@ -110,14 +110,6 @@ def _without_shared_texts(source: Path, settings: Settings, seed: int) -> dict[s
         "selection": kept["validation"].select(range(half, 2 * half)),
         "test": kept["test"],
     }
-
-
-def corrupt(truth: np.ndarray, num_classes: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of which a share `noise` moved to another class, uniformly; and which ones, both `[N]`."""
-    rng = np.random.default_rng(seed)
-    flipped = rng.random(len(truth)) < noise
-    moved = (truth + rng.integers(1, num_classes, len(truth))) % num_classes
-    return np.where(flipped, moved, truth), flipped
 
 
 def _seen(labels: np.ndarray, features: np.ndarray, rows: np.ndarray, num_classes: int, seed: int) -> np.ndarray:

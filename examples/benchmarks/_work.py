@@ -156,11 +156,17 @@ def work_together(run: Run, jobs: list[Job], data: Path, out: Path, workers: int
         process.join()
 
 
-def gathered(jobs: Sequence[Job], out: Path) -> tuple[list[dict[str, Any]], str]:
-    """What the jobs found, and how many of them, with the failed ones named."""
-    found = [result for job in jobs if (result := job.result(out))]
-    failed = [str(path) for job in jobs if (path := job.path(out).with_suffix(".error")).is_file()]
-    return found, "\n  ".join([f"{len(found)} of {len(jobs)} runs, {len(failed)} failed", *failed])
+def carry_out(
+    given: argparse.Namespace, jobs: list[Job], run: Run, report: Callable[[list[dict[str, Any]]], str]
+) -> None:
+    """Do what is not done yet (unless only a report is asked for); then print the report, and what is missing."""
+    if not given.report:
+        work_together(run, jobs, given.data, given.out, given.jobs)
+    found = [result for job in jobs if (result := job.result(given.out))]
+    failed = [path for job in jobs if (path := job.path(given.out).with_suffix(".error")).is_file()]
+    if found:
+        print(report(found))
+    print(f"\n{len(found)} of {len(jobs)} runs, {len(failed)} failed", *failed, sep="\n  ")
 
 
 def made(path: Path, make: Callable[[Path], object]) -> Path:

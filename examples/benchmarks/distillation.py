@@ -30,7 +30,7 @@ from typing import Any
 from _distill_data import load_parts
 from _distill_methods import SEVERAL, methods
 from _distill_report import report
-from _work import Job, Settings, clock, gathered, options, settled, work_together
+from _work import Job, Settings, carry_out, clock, options, settled
 
 CPU = Settings(2, True, 3e-4, 400, 0, 64, 5000, True)
 FULL = Settings(3, False, 1e-4, 0, 4, 128, 0, True)
@@ -113,13 +113,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    jobs = plan(given)
-    if not given.report:
-        work_together(run, jobs, given.data, given.out, given.jobs)
-    found, told = gathered(jobs, given.out)
-    if found:
-        print(report(found, given.cases, given.out))
-    print(f"\n{told}")
+    carry_out(given, plan(given), run, lambda found: report(found, given.cases, given.out))
 
 
 if __name__ == "__main__":

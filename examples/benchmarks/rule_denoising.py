@@ -30,7 +30,7 @@ from typing import Any
 from _rule_data import load_parts
 from _rule_methods import METHODS, scores
 from _rule_report import report
-from _work import Job, Settings, clock, gathered, options, settled, work_together
+from _work import Job, Settings, carry_out, clock, options, settled
 
 NO_BUDGET = "none"
 CPU = Settings(2, True, 3e-4, 240, 0, 128, 0, True)
@@ -103,13 +103,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    jobs = plan(given)
-    if not given.report:
-        work_together(run, jobs, given.data, given.out, given.jobs)
-    found, told = gathered(jobs, given.out)
-    if found:
-        print(report(found, given.budgets, given.out))
-    print(f"\n{told}")
+    carry_out(given, plan(given), run, lambda found: report(found, given.budgets, given.out))
 
 
 if __name__ == "__main__":
