@@ -16,7 +16,7 @@ def one_of(argument: str, found: Any, allowed: Collection[Any]) -> None:
         )
 
 
-def positive(argument: str, found: float, *, zero: bool = False) -> None:
+def positive(argument: str, found: Any, *, zero: bool = False) -> None:
     """`found` is positive (or zero, where allowed) and finite."""
     if not _is_number(found) or not (0 < found < float("inf") or (zero and found == 0)):
         kind = "non-negative" if zero else "positive"

@@ -100,6 +100,6 @@ def _refresh_group(
         direction = problem.direction()
         along = HeadClosedForm().directional(problem, direction)
         length = torch.stack([v.square().sum() for v in direction.values()]).sum().sqrt()
-        gradient, _ = split_along(along, length, len(trainer.stack), step.num_rows, trainer.args.mixing_scale)
+        gradient, _ = split_along(along, length, step, trainer.args.mixing_scale)
         trainer.mixing.update(rows, gradient)
         trainer.mixing.commit()

@@ -121,7 +121,7 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
                 f"`teacher_columns`: expected a name of its own for every source, found {name!r} twice. Give the "
                 "teachers other names in `teacher_names`, or rename the column."
             )
-        losses[name] = Distillation(column, temperature=data.temperature)
+        losses[name] = Distillation(column, temperature=data.heat)
     if data.votes_column:
         losses["rules"] = LabelingFunctions(data.votes_column, function_names(data.data, data.votes_column))
     for name, given in (sources or {}).items():
@@ -318,6 +318,7 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
         "seed": args.seed,
         "seconds": seconds,
         "meta_share": trainer.meta_clock.share(),
+        **trainer.stack.temperatures.values(),
         "asserts": asserts,
         "clean": count_clean(parts["meta"], trainer.stack.losses, blocks),
     }

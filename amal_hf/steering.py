@@ -1,9 +1,10 @@
 """How a configuration becomes a mixing, a lookahead and a meta-gradient (floor 3).
 
 A `Steering` answers one question for a batch: how fast does each loss of each row change along the
-direction v that the clean rows ask for? `D` is `[N, K + C]`: the K sources, then one virtual source
-per class (−log p_c), whose D is the meta-gradient of the row's soft label (METHODS E2); for a head that does not
-name one class a row (regression, multi-label) nobody is advised by it.
+direction v that the clean rows ask for? `D` is `[N, K + C + J]`: the K sources, then one virtual source
+per class (−log p_c), whose D is the meta-gradient of the row's soft label (METHODS E2), then one for each of the J
+temperatures that are learned. For a head that does not name one class a row (regression, multi-label) nobody is
+advised by the classes.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class Step:
         inputs: the model's inputs.
         noise: random state at the start of that forward.
         weights: λ as it is, `[N, K]`.
-        losses_of: outputs -> `[N, K + C]`, the sources and then the classes.
+        losses_of: outputs -> `[N, K + C + J]`, the sources and then the virtual ones.
         lookahead: the virtual step.
         num_rows: N of (E1), the effective batch over processes and accumulation.
+        temperatures: J.
         summed: gradients of this process -> their sum over all processes.
     """
 
@@ -72,16 +74,17 @@ class Step:
     losses_of: Callable[[Outputs], Tensor]
     lookahead: Lookahead
     num_rows: int
+    temperatures: int = 0
     summed: Callable[[Tensors], Tensors] = dict
 
     @property
     def padded_weights(self) -> Tensor:
-        """λ `[N, K + C]`: the virtual class sources weigh nothing."""
-        return F.pad(self.weights, (0, self.outputs.logits.shape[-1]))
+        """λ `[N, K + C + J]`: virtual sources weigh nothing."""
+        return F.pad(self.weights, (0, self.outputs.logits.shape[-1] + self.temperatures))
 
 
 class Steering(ABC):
-    """From a training batch to D `[N, K + C]` and the length of v."""
+    """From a training batch to D `[N, K + C + J]` and the length of v."""
 
     sharpness: Tensor = torch.tensor(4.0)
     """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand, and 0
@@ -93,7 +96,7 @@ class Steering(ABC):
 
     @abstractmethod
     def look(self, step: Step, due: bool, new: bool) -> tuple[Tensor, Tensor] | None:
-        """D along v, `[N, K + C]`, and ‖v‖; None where there is no direction for this step.
+        """D along v, `[N, K + C + J]`, and ‖v‖; None where there is no direction for this step.
 
         Args:
             due: a lookahead is due at this optimizer step.
@@ -287,9 +290,10 @@ def _length(direction: Tensors) -> Tensor:
     return torch.stack([v.float().square().sum() for v in direction.values()]).sum().sqrt()
 
 
-def split_along(along: Tensor, length: Tensor, num_sources: int, num_rows: int, scale: str) -> tuple[Tensor, Tensor]:
-    """D `[N, K + C]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
-    sources, classes = along[:, :num_sources], along[:, num_sources:]
+def split_along(along: Tensor, length: Tensor, step: Step, scale: str) -> tuple[Tensor, Tensor]:
+    """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
+    widths, num_rows = (step.weights.shape[1], step.outputs.logits.shape[1], step.temperatures), step.num_rows
+    sources, classes, _ = along.split(widths, dim=1)
     gradient = -sources / num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
     advice = centred_unit(classes)
     # a direction that overflowed tells nothing: no weight moves

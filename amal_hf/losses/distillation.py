@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from amal_hf import _checks
 from amal_hf._types import Batch, Outputs
 from amal_hf.losses.base import Loss
 from amal_hf.losses.divergences import DIVERGENCES
+
+LEARNED = "learned"
+TEMPERATURE = "temperature/"
+"""Where a batch holds a learned temperature: this and the teacher's column."""
 
 
 class TeacherLoss(Loss):
@@ -45,7 +49,8 @@ class Distillation(TeacherLoss):
     Args:
         column: the teacher's `[N, C]`, in the student's class order. A row of `None` or NaN means
             the teacher abstains there.
-        temperature: $T$ > 0; the factor $T^2$ keeps gradients of the same size across $T$. "mse" has none.
+        temperature: $T$ > 0; the factor $T^2$ keeps gradients of the same size across $T$. "mse" has none. "learned":
+            the lookahead that steers the weights moves it (`amal_hf.losses.Temperatures`).
         kind: "kl"; "reverse_kl" (a small student need not cover all the teacher does); "js" (bounded, so that one
             absurd row cannot outweigh the batch); "sigmoid" for multi-label; "mse" on logits, and for regression.
         probabilities: the column holds probabilities; their logarithm ("sigmoid": log-odds) is taken as logits.
@@ -55,7 +60,7 @@ class Distillation(TeacherLoss):
         `[N]`, in nats ("mse": squared logits); 0 where the teacher abstains.
 
     Raises:
-        ValueError: `temperature` not positive, unknown `kind`, or "mse" on probabilities.
+        ValueError: `temperature` not positive, unknown `kind`, or "mse" on probabilities or to learn a temperature.
 
     Example:
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}
@@ -70,16 +75,19 @@ class Distillation(TeacherLoss):
     """
 
     column: str = "teacher_logits"
-    temperature: float = 4.0
+    temperature: float | Literal["learned"] = 4.0
     kind: Literal["kl", "reverse_kl", "js", "sigmoid", "mse"] = "kl"
     probabilities: bool = False
     mask_column: str = ""
 
     def __post_init__(self) -> None:
-        _checks.positive("temperature", self.temperature)
+        if self.temperature != LEARNED:
+            _checks.positive("temperature", self.temperature)
         _checks.one_of("kind", self.kind, DIVERGENCES)
         if self.kind == "mse" and self.probabilities:
             raise ValueError("`kind`: 'mse' compares logits, but `probabilities=True`. Use kind='kl'.")
+        if self.kind == "mse" and self.temperature == LEARNED:
+            raise ValueError("`temperature`: 'mse' has none to learn. Leave it out, or use kind='kl'.")
 
     def _teacher(self, batch: Batch) -> Tensor:
         teacher = torch.nan_to_num(batch[self.column], posinf=None, neginf=None)
@@ -88,7 +96,9 @@ class Distillation(TeacherLoss):
         return torch.logit(teacher, 1e-6) if self.kind == "sigmoid" else teacher.clamp_min(1e-12).log()
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        teacher, t = self._teacher(batch).to(outputs.logits.dtype), self.temperature if self.kind != "mse" else 1.0
+        t: Any = self.temperature if self.kind != "mse" else 1.0
+        t = batch[TEMPERATURE + self.column] if t == LEARNED else t
+        teacher = self._teacher(batch).to(outputs.logits.dtype)
         rows = t * t * DIVERGENCES[self.kind](teacher / t, outputs.logits / t)
         return torch.where(self.mask(batch), rows, 0.0)
 

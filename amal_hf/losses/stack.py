@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amal_hf._types import Batch, Outputs, RowFunction
 from amal_hf.losses.base import FunctionLoss, Loss
+from amal_hf.losses.temperature import Temperatures
 
 
 class LossStack:
@@ -47,6 +48,7 @@ class LossStack:
         for name, block in blocks.items():
             self.slices[name] = slice(start, start + len(block))
             start += len(block)
+        self.temperatures = Temperatures(self.losses, {name: block.start for name, block in self.slices.items()})
 
     def position(self, kind: type[Loss]) -> int | None:
         """Column of the first loss of a kind; None: there is none."""
@@ -61,6 +63,7 @@ class LossStack:
         return len(self.names)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
+        batch = self.temperatures.into(batch)
         return torch.cat([_as_block(loss(outputs, batch)) for loss in self.losses.values()], dim=1)
 
     def mask(self, batch: Batch) -> Tensor:
@@ -68,8 +71,10 @@ class LossStack:
         return torch.cat([_as_block(loss.mask(batch)) for loss in self.losses.values()], dim=1)
 
     def with_classes(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """The sources and, behind them, one virtual source per class, −log p_c. Shape `[N, K + C]`."""
-        return torch.cat([self(outputs, batch), -outputs.logits.log_softmax(-1)], dim=1)
+        """The sources and, behind them, virtual ones: −log p_c of each class, and ∂ℓ/∂log T of each of the J
+        temperatures that are learned. Shape `[N, K + C + J]`."""
+        slopes = self.temperatures.slopes(outputs, batch)
+        return torch.cat([self(outputs, batch), -outputs.logits.log_softmax(-1), slopes], dim=1)
 
     def targets(self, batch: Batch, num_classes: int) -> Tensor:
         """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""

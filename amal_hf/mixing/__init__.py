@@ -16,12 +16,12 @@ from amal_hf.mixing.base import Mixing, Rows
 from amal_hf.mixing.corrected import Corrected
 from amal_hf.mixing.fixed import Fixed, Shared
 from amal_hf.mixing.network import Amortised, MetaWeightNet, WeightNetwork
-from amal_hf.mixing.projections import box, centred, share, simplex
+from amal_hf.mixing.projections import MeanWeight, box, centred, share, simplex
 from amal_hf.mixing.reweight import Reweight
 from amal_hf.mixing.table import Table
 from amal_hf.mixing.trust import Trust
 
 __all__ = [
-    "Amortised", "Corrected", "Fixed", "MetaWeightNet", "Mixing", "Reweight", "Rows", "Shared", "Table", "Trust",
-    "WeightNetwork", "box", "centred", "share", "simplex",
+    "Amortised", "Corrected", "Fixed", "MeanWeight", "MetaWeightNet", "Mixing", "Reweight", "Rows", "Shared", "Table",
+    "Trust", "WeightNetwork", "box", "centred", "share", "simplex",
 ]  # fmt: skip

@@ -1,11 +1,13 @@
-"""Where weights may live: a box per weight, or a simplex per row."""
+"""Where weights may live: a box per weight, a simplex per row, a mean over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from amal_hf._types import Tensors
 
 
 def box(weights: Tensor, low: float = 1e-7, high: float = 2 - 1e-7) -> Tensor:
@@ -80,3 +82,43 @@ def centred(gradient: Tensor, mask: Tensor, blocks: Sequence[Sequence[int]]) -> 
         mean = (block * applies).sum() / applies.sum().clamp_min(1)
         moved[:, list(columns)] = (block - mean) * applies
     return moved
+
+
+class MeanWeight:
+    """The running mean over rows of Σ_k λ_ik, by which weights are divided so that theirs stays 1.
+
+    Example:
+        >>> mean = MeanWeight()
+        >>> mean.count(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        >>> mean.commit(lambda sums: sums)
+        >>> mean.held(torch.ones(1, 2))  # shape: [1, 2]; rows weighed 2 in the mean
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(self) -> None:
+        self.mean = torch.zeros(())  # 0: none yet
+        self._sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
+
+    def count(self, weights: Tensor) -> None:
+        """Note a batch's λ, `[N, K]`, until the optimizer steps."""
+        self._sums += torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]).cpu()
+
+    def held(self, weights: Tensor) -> Tensor:
+        """λ divided by the mean, `[N, K]`; as it is before the first `commit`."""
+        return weights / self.mean.to(weights) if self.mean > 0 else weights
+
+    def commit(self, summed: Callable[[Tensor], Tensor]) -> None:
+        """Move the mean, by what all micro-batches (and, `summed`, all processes) counted since the last."""
+        total, rows = summed(self._sums)
+        if rows > 0 and total > 0:
+            keep = 0.9 if self.mean > 0 else 0.0  # the first step sets the mean, later ones move it by a tenth
+            self.mean = keep * self.mean + (1 - keep) * total / rows
+        self._sums = torch.zeros(2)
+
+    def state(self) -> Tensors:
+        """What must survive a checkpoint."""
+        return {"mean_weight": self.mean}
+
+    def load_state(self, state: Tensors) -> None:
+        """Restore what `state` returned."""
+        self.mean = state["mean_weight"]

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch.utils._pytree import tree_flatten
 from transformers.trainer_utils import HPSearchBackend, get_last_checkpoint
 
+from amal_hf import Distillation
+
 STEPS = 12
 RECIPES: dict[str, dict[str, Any]] = {
     "trust": {"recipe": "trust", "meta_every": 3, "meta_start": 2},
@@ -27,6 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "amal": {"recipe": "amal", "refresh_every": 1, "mixing_lr": 1500.0},
     "l2r": {"recipe": "l2r"},
     "network": {"recipe": "network", "meta_every": 2},
+    "trust, temperature learned": {"recipe": "trust", "meta_every": 3, "meta_start": 2},
 }  # fmt: skip
 
 
@@ -47,11 +50,14 @@ def ends(trainer: Any) -> dict[str, torch.Tensor]:
 def made(build, recipe: str, **settings: Any) -> Any:
     """40 rows, 4 at a time, 3 batches a step: an epoch has 4 steps, and the last of them one batch only."""
     split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "num_train_epochs": 3}
+    losses = planted.make_losses()
+    if recipe.endswith("learned"):
+        losses["teacher"] = Distillation("teacher_logits", temperature="learned")
     return build(
         {**RECIPES[recipe], **split, "save_strategy": "steps", "save_steps": 1, **settings},
         model=planted.make_student(dropout=0.2),
         train_dataset=planted.make_rows(40, wrong=0.4),
-        losses=planted.make_losses(),
+        losses=losses,
     )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as hf_trainer
 
-from amal_hf import CrossEntropy, FunctionLoss, Shared, classification_metrics
+from amal_hf import CrossEntropy, Distillation, FunctionLoss, Shared, classification_metrics
 
 SOON = {"refresh_every": 1}  # the authors' schedule would wait for ten epochs
 
@@ -96,6 +96,29 @@ def test_lookaheads_come_every_meta_every_steps(build):
     trainer = build({"recipe": "trust", "meta_start": 1, "meta_every": 3, "num_train_epochs": 2})
     trainer.train()  # of eight steps: 1, 4, 7
     assert int(trainer._steering.lookaheads) == 3
+
+
+@pytest.mark.parametrize("params", ["head", "all"])
+def test_a_temperature_is_learned_beside_the_weights(params, build, losses):
+    hot = losses() | {"teacher": Distillation(temperature="learned")}
+    settings = {"recipe": "trust", "meta_every": 1, "meta_start": 0, "lookahead_params": params, "logging_steps": 1}
+    ends = {}
+    for micro, times in ((16, 1), (4, 4)):
+        split = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": times}
+        trainer = build({**settings, **split}, losses=hot, model_init=lambda: planted.make_student())
+        trainer.train()
+        ends[micro] = {name: tensor.clone() for name, tensor in trainer._amal_state().items()}
+        told = [log["temperature/teacher"] for log in trainer.state.log_history if "temperature/teacher" in log]
+        assert told[0] == pytest.approx(2.0) and len({round(t, 6) for t in told}) > 3
+        trainer.train()  # afresh
+        assert identical(trainer._amal_state(), ends[micro]) == []
+    assert furthest(ends[4], ends[16]) < 1e-4
+
+
+@pytest.mark.parametrize("settings", [{"recipe": "fixed"}, {"recipe": "amal", **SOON}])
+def test_a_temperature_to_learn_needs_a_lookahead_in_the_step(settings, build, losses):
+    with pytest.raises(ValueError, match="`temperature`: 'learned' expects a lookahead"):
+        build(settings, losses=losses() | {"teacher": Distillation(temperature="learned")})
 
 
 def test_mixing_of_ones_own_starts_afresh_at_every_run(build):

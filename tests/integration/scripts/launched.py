@@ -94,7 +94,7 @@ def ended(folder: Path, case: str, processes: int) -> tuple[dict[str, torch.Tens
     told = [{k: v for k, v in log.items() if k.startswith(("loss", "weight", "grad_norm"))}
             for log in trainer.state.log_history]  # fmt: skip
     state = planted.parameters(trainer) | trainer.mixing.state() | trainer.history.state()
-    return state | {"mean_weight": trainer._mean_weight}, told
+    return state | {"mean_weight": trainer._mean_weight.mean}, told
 
 
 def stopped_and_continued(folder: Path) -> list[dict[str, torch.Tensor]]:
