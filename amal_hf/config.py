@@ -50,7 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "meta_start": 0.1,
         "normalize": "mean",
     },
-    # The default of rule denoising: what the clean rows know is asked once, before training (`amal_hf.evidence`), so
+    # The default of `amal-hf train`: what the clean rows know is asked once, before training (`amal_hf.evidence`), so
     # that they can be trained on as well; the student's slow copy corrects it from then on.
     "denoise": {"mixing": "corrected", "normalize": "mean", "evidence_column": "evidence"},
     # The incumbent: hand-set weights, all equal unless `mixing_start` says otherwise.
@@ -103,9 +103,10 @@ class AMALConfig(TrainingArguments):
     field below is None: `to_dict`, the command line and HP search see the values in force.
 
     Args:
-        recipe: "trust" (default), "amal", "amal-step", "alm-kd", "shared", "l2r", "meta-weight-net", "network",
-            "denoise" or "fixed"; see `RECIPES`. In "trust" and "denoise" sources compete with the classes they name,
-            so a regression or multi-label head refuses them, and takes "meta-weight-net" where none is given.
+        recipe: "trust" (default; in `amal-hf train`, which prepares its evidence, "denoise"), "amal", "amal-step",
+            "alm-kd", "shared", "l2r", "meta-weight-net", "network", "denoise" or "fixed"; see `RECIPES`. In "trust" and
+            "denoise" sources compete with the classes they name, so a regression or multi-label head refuses them, and
+            takes "meta-weight-net" where none is given.
         mixing: "trust", "instance" (a table), "shared" (a vector), "reweight" (no memory), "meta-weight-net" or
             "network" (predicted), "corrected" (from a column of evidence) or "fixed".
         constraint: "box" or "simplex", for "instance" and "shared".
@@ -201,18 +202,32 @@ class AMALConfig(TrainingArguments):
             if getattr(self, name) is None:
                 setattr(self, name, list(value) if isinstance(value, list) else value)
 
-    def without_classes(self) -> AMALConfig:
-        """These settings for a head that does not name one class a row; what was given stays as it was given."""
-        settings = copy(self)
-        left = {name for name, value in self._left.items() if getattr(self, name) == value}
+    def following(self, recipe: str) -> AMALConfig:
+        """These settings with another recipe, unless a recipe or a mixing was given; what was given stays."""
+        settings, left = copy(self), self._unset()
         if {"recipe", "mixing"} <= left:
-            settings.recipe = WITHOUT_CLASSES
+            settings.recipe = recipe
             for name in left - {"recipe"}:
                 setattr(settings, name, None)
             settings._follow_recipe()
-        if "probe_weight" in left:
+            settings._left = {name: getattr(settings, name) for name in left}
+        return settings
+
+    def without_classes(self) -> AMALConfig:
+        """These settings for a head that does not name one class a row; what was given stays as it was given."""
+        settings = self.following(WITHOUT_CLASSES)
+        if "probe_weight" in self._unset():
             settings.probe_weight = 0.0
         return settings
+
+    def with_clean_evidence(self) -> AMALConfig:
+        """Recipe "denoise" for a run that can prepare its evidence, unless anything about the mixture was given."""
+        lookahead = {*DEFAULTS} - {*RECIPES["denoise"], "slow_decay", "slow_start", "table_dtype"}
+        return self.following("denoise") if lookahead <= self._unset() else copy(self)
+
+    def _unset(self) -> set[str]:
+        """Fields that nobody has given, at construction or later."""
+        return {name for name, value in self._left.items() if getattr(self, name) == value}
 
     def _check(self) -> None:
         allowed = {

@@ -139,7 +139,7 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     """
     probs = _probabilities(trainer)
     mask, target = _said(trainer, probs.shape[-1])
-    weights = trainer.history.last_weights()
+    weights = trainer.history.last_weights().float()
     slow = trainer.stack.position(SlowCopy)
     if slow is not None:  # what it said is not kept, only how far it was believed
         mask[:, slow] = True

@@ -22,6 +22,7 @@ from amal_hf.denoising import add_evidence, check_parts, clean_opinions, count_c
 from amal_hf.evidence import PROBE, without_gold
 from amal_hf.loading import hold_out, load_splits, name_classes
 from amal_hf.losses import (
+    LEARNED,
     Agreement,
     BinaryCrossEntropy,
     CrossEntropy,
@@ -221,12 +222,17 @@ def train_run(
 ) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
+    Where neither a recipe nor anything else of the mixture was given (and no temperature is to be learned), the run
+    follows recipe "denoise": what that needs beforehand is at hand here.
+
     Args:
         prepare: called with the trainer before training, e.g. to add callbacks.
 
     Returns:
         the trainer, and the metrics by split.
     """
+    if not any(getattr(loss, "temperature", None) == LEARNED for loss in losses.values()):
+        args = args.with_clean_evidence()
     classes = parts["meta"].features["label"].names
     parts = check_parts(parts, losses)
     guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs

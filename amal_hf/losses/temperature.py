@@ -51,7 +51,7 @@ class Temperatures:
         self.columns = [positions[name] for name in found]
         if len({loss.column for loss in found.values()}) < len(found):
             raise ValueError(
-                f"`temperature`: expected one source per teacher to learn it, found {list(found)} reading the same one. "
+                f"`temperature`: expected one source a teacher to learn it, found {list(found)} on the same one. "
                 "Set a number for all but one."
             )
         self.restart()

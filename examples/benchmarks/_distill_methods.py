@@ -40,7 +40,8 @@ class Outcome:
         seen = ~np.isnan(label)
         if seen.any() and flipped.any():
             found["auroc"] = float(roc_auc_score(~flipped[seen], label[seen]))
-        return {**found, "weights": {name: float(np.nanmean(w)) for name, w in self.weights.items()}}
+        heard = {name: w[~np.isnan(w)] for name, w in self.weights.items()}
+        return {**found, "weights": {name: float(w.mean()) for name, w in heard.items() if len(w)}}
 
 
 Method = Callable[[Parts, int, int], Outcome]
@@ -52,7 +53,7 @@ def rows_of(parts: Parts, *columns: str, of: str = "train") -> Dataset:
     return rows.select_columns([c for c in COLUMNS if c in rows.column_names] + list(columns))
 
 
-def sources(temperature: float, *teachers: str) -> dict[str, Loss]:
+def sources(temperature: Any, *teachers: str) -> dict[str, Loss]:
     named = {name.removesuffix("_logits"): Distillation(name, temperature=temperature) for name in teachers}
     return {"label": CrossEntropy(), **(named if len(teachers) > 1 else {"teacher": next(iter(named.values()))})}
 
@@ -71,13 +72,13 @@ def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
     return method
 
 
-def steered(recipe: str, *teachers: str) -> Method:
+def steered(recipe: str, *teachers: str, temperature: Any = 2.0, **mixture: Any) -> Method:
     """A recipe that the clean rows only steer."""
 
     def method(parts: Parts, seed: int, steps: int) -> Outcome:
-        losses = sources(2.0, *teachers) if teachers else {"label": CrossEntropy()}
+        losses = sources(temperature, *teachers) if teachers else {"label": CrossEntropy()}
         rows, clean = rows_of(parts, *teachers), rows_of(parts, of="clean")
-        trainer = student(parts, rows, losses, seed, steps, meta=clean, recipe=recipe, log_weights=True)
+        trainer = student(parts, rows, losses, seed, steps, meta=clean, recipe=recipe, log_weights=True, **mixture)
         return Outcome(trainer, weights_of(trainer, len(rows)))
 
     return method
@@ -166,6 +167,8 @@ def methods(alphas: Sequence[float], temperatures: Sequence[float]) -> dict[str,
         "amal (authors)": amal,
         "learning to reweight": steered("l2r"),
         "trust": steered("trust", TEACHER),
+        "trust, T learned": steered("trust", TEACHER, temperature="learned"),
+        "trust, every 10": steered("trust", TEACHER, meta_every=10),
     }
 
 

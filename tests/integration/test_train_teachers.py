@@ -302,6 +302,31 @@ def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_
     assert roc_auc_score(~flipped, weights["label"][:]) > 0.95
 
 
+# ---- what a run does that was told nothing of its mixture ----
+
+
+@pytest.mark.parametrize(
+    ("given", "recipe"),
+    [
+        ({}, "denoise"),
+        ({"slow_start": 0.0, "table_dtype": "float16"}, "denoise"),
+        ({"recipe": "trust"}, "trust"),
+        ({"meta_every": 1}, "trust"),  # somebody wants a lookahead
+        ({"temperature": "learned"}, "trust"),
+        ({"recipe": "fixed", "mixing_start": [0.5]}, "fixed"),
+    ],
+    ids=str,
+)
+def test_the_recipe_of_a_run(given, recipe, corpus, tmp_path):
+    out = tmp_path / "run"
+    teacher = str(corpus / "t" / "checkpoint-9")
+    assert main(["train", written(tmp_path / "c.yaml", settings(corpus, out, teacher=teacher, **given))]) == 0
+    told = json.loads((out / "run.json").read_text())
+    assert told["recipe"] == recipe
+    assert ("probe" in told["sources"]) is (recipe == "denoise")
+    assert ("temperature/teacher" in told) is (given.get("temperature") == "learned")
+
+
 # ---- afterwards, the clean rows alone ----
 
 

@@ -149,7 +149,7 @@ def test_what_cannot_learn_it_is_refused():
     with pytest.raises(ValueError, match=r"`temperature`: expected a positive number, found 'hot'"):
         Distillation(temperature="hot")
     twice = {name: Distillation(kind=name, temperature="learned") for name in ("kl", "js")}
-    with pytest.raises(ValueError, match="one source per teacher"):
+    with pytest.raises(ValueError, match="one source a teacher"):
         LossStack(twice, {"teacher_logits": [0.0, 0.0]})
 
 
