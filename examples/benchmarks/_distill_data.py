@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _work import EVAL_BATCH, Settings, made, predict
+from _work import EVAL_BATCH, Settings, made, predict, without_shared_texts
 from datasets import Dataset, DatasetDict, load_from_disk
 from noisy_labels import corrupt
 from sklearn.cluster import KMeans
@@ -19,9 +19,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from amal_hf.data import text_key, tokenized
+from amal_hf.data import tokenized
 from amal_hf.evidence.columns import mean_pooled
-from amal_hf.loading import load_splits
 from amal_hf.runs import default_model, load_student
 
 TEACHER_EPOCHS, TEACHER_RATE = 3, 1e-4
@@ -67,7 +66,7 @@ def load_parts(data: Path, name: str, case: str, settings: Settings, out: Path, 
 def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path) -> None:
     """Splits without shared texts; labels flipped; teachers trained and read."""
     kind, percent = case.split("-")
-    whole = _without_shared_texts(source, settings, seed)
+    whole = _divided(source, settings, seed)
     tokenizer = AutoTokenizer.from_pretrained(default_model())
     parts = {k: tokenized(v, tokenizer, ["text"], settings.max_length) for k, v in whole.items()}
     classes = whole["train"].features["label"].names
@@ -92,15 +91,9 @@ def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path)
     DatasetDict(parts).save_to_disk(str(path))
 
 
-def _without_shared_texts(source: Path, settings: Settings, seed: int) -> dict[str, Dataset]:
-    loaded = load_splits(str(source))
-    taken: set[Any] = set()
-    kept = {}
-    for split in ("test", "validation", "train"):
-        rows = loaded[split].select_columns(["text", "label"])
-        keys = list(map(text_key, rows["text"]))
-        kept[split] = rows.select([i for i, key in enumerate(keys) if key not in taken]).shuffle(seed=seed)
-        taken |= set(keys)
+def _divided(source: Path, settings: Settings, seed: int) -> dict[str, Dataset]:
+    """Splits without shared texts, shuffled; half of validation is `meta`, half `selection`."""
+    kept = {k: v.shuffle(seed=seed) for k, v in without_shared_texts(source, "text", "label").items()}
     if settings.rows:
         kept["train"] = kept["train"].select(range(min(settings.rows, len(kept["train"]))))
     half = len(kept["validation"]) // 2

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _work import Settings, clock, made, predict
+from _work import Settings, clock, made, predict, without_shared_texts
 from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from amal_hf.data import text_key, tokenized
-from amal_hf.loading import load_splits
+from amal_hf.data import tokenized
 from amal_hf.runs import default_model
 from amal_hf.weak.label_models import COLUMNS, fit
 
@@ -87,21 +86,13 @@ def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
 
 
 def _prepare(source: Path, settings: Settings, path: Path) -> None:
-    """Train keeps no text of validation or test, validation none of test; then tokens."""
-    loaded = load_splits(str(source))
-    taken = set(map(text_key, loaded["test"]["text"]))
-    kept = {"test": loaded["test"]}
-    for split in ("validation", "train"):
-        keys = list(map(text_key, loaded[split]["text"]))
-        kept[split] = loaded[split].select([i for i, key in enumerate(keys) if key not in taken])
-        taken |= set(keys)
+    """Splits without shared texts, in tokens."""
+    kept = without_shared_texts(source, "text", "label", "weak_labels")
     if settings.rows and settings.rows < len(kept["train"]):
         kept["train"] = kept["train"].shuffle(seed=0).select(range(settings.rows))
     tokenizer = AutoTokenizer.from_pretrained(default_model())
-    columns = ["text", "label", "weak_labels"]
-    DatasetDict(
-        {k: tokenized(v.select_columns(columns), tokenizer, ["text"], settings.max_length) for k, v in kept.items()}
-    ).save_to_disk(str(path))
+    tokens = {k: tokenized(v, tokenizer, ["text"], settings.max_length) for k, v in kept.items()}
+    DatasetDict(tokens).save_to_disk(str(path))
 
 
 def _aggregate(splits: DatasetDict, num_classes: int, seed: int, path: Path) -> None:

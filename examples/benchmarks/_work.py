@@ -30,6 +30,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, Traine
 from amal_hf import AMALConfig, AMALTrainer, Loss
 from amal_hf._files import replaced_folder, write_json, write_whole
 from amal_hf.callbacks import GROUP, refresh_table
+from amal_hf.data import text_key
+from amal_hf.loading import load_splits
 from amal_hf.runs import default_model, load_student
 
 BATCH, EVAL_BATCH = 32, 128
@@ -196,6 +198,20 @@ def locked(path: Path, wait: bool) -> Iterator[bool]:
         file.write(str(os.getpid()))
         file.flush()
         yield True
+
+
+def without_shared_texts(source: Path, *columns: str) -> dict[str, Dataset]:
+    """The splits of a data set: train keeps no text of validation or test, validation none of test."""
+    loaded = load_splits(str(source))
+    taken: set[str] = set()
+    kept = {}
+    for split in ("test", "validation", "train"):
+        keys = list(map(text_key, loaded[split]["text"]))
+        kept[split] = (
+            loaded[split].select_columns([*columns]).select([i for i, key in enumerate(keys) if key not in taken])
+        )
+        taken |= set(keys)
+    return kept
 
 
 def learn(
