@@ -21,7 +21,7 @@ from amal_hf._types import ROW_ID
 from amal_hf.config import DEFAULTS, AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, check_said
 from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold
-from amal_hf.evidence.teachers import logits_of
+from amal_hf.evidence.known import logits_of
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
 from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import cast_votes, check_functions

@@ -6,6 +6,8 @@ Experts are asked about the class of a row, and the clean rows decide how far ea
   clean rows' classes: the lookahead of a head taken to its end, the head retrained from zero on all clean rows;
 - the **votes**: naive Bayes, each function's precision counted on the clean rows and shrunk towards its overall rate;
 - **teachers**: the logits as they are, and the class each names, counted like a vote;
+- the **pool** of all rows: what these experts (and the labels) believe of rows alike, by ridge regression from the same
+  features, cross-fitted over rows and over clean rows;
 
 and, of a **label** that may be wrong, how often it is, by EM over all rows. With $E_e$ `[N, C]` what expert e
 says, the corrected label is

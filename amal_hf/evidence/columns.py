@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, Features, concatenate_datasets
+from datasets.utils import tqdm
 from torch import Tensor, nn
 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
 from amal_hf.evidence.experts import Expert, Precision, Probe, class_shares, fit_weights
+from amal_hf.evidence.known import Known, logits_of, votes_of
 from amal_hf.evidence.noise import LabelNoise
+from amal_hf.evidence.pool import pool
 from amal_hf.evidence.teachers import of_teacher
 
 EVIDENCE, PROBE, GOLD = "evidence", "probe", "gold"
 """log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
 
+AT_ONCE = 2048  # rows in tokens
 VISITS = 10  # of a clean row in a run
 SURE = 20.0  # nats between the class of a gold row and the others
 
@@ -65,35 +69,51 @@ def clean_evidence(
             "Label a few rows of every class (10 per class help already)."
         )
     _checks.columns("clean", clean.column_names, {"opinions": list(opinions)})
+    width = len(next((v for v in train[votes] if v is not None), [])) if votes in train.column_names else 0
     features = mean_pooled(model, tokenizer, text_columns, max_length, bf16)
-    probe = Probe.fit(features(clean), labels, num_classes)
-    experts = [Expert(lambda rows: probe(features(rows)), probe.left_out, 0.0)]  # it must earn its weight
-    if votes and votes in train.column_names:
-        width = len(next(v for v in train[votes] if v is not None))
-        said = _votes(clean, votes, width) if votes in clean.column_names else None
-        precision = Precision.count(said, labels, num_classes, width)
-        experts.append(Expert(lambda rows: precision(_votes(rows, votes, width)), precision.left_out, 1.0))
-    for column in opinions:
-        experts += of_teacher(column, clean, labels, num_classes)
-    left_out = torch.stack([expert.left_out for expert in experts], 1)
-    weights = fit_weights(left_out, labels, torch.tensor([expert.before for expert in experts]).double())
+    about, clean_about = (
+        Known(
+            features(rows),
+            votes_of(votes, rows, width),
+            {column: logits_of(column, rows, num_classes) for column in opinions},
+        )
+        for rows in (train, clean)
+    )
+    said = torch.as_tensor([-1 if y is None else y for y in train[label]]) if label else None
 
-    def judge(rows: dict[str, list[Any]]) -> dict[str, np.ndarray]:
-        batch = Dataset.from_dict(rows)
-        return _columns(torch.stack([expert.ask(batch) for expert in experts], 1), weights)
+    def experts_of(rows: Tensor) -> list[Expert]:
+        """Those whom these clean rows judge."""
+        mine, truth = clean_about[rows], labels[rows]
+        probe = Probe.fit(mine.features, truth, num_classes)
+        experts = [Expert(lambda rows: probe(rows.features), probe.left_out, 0.0)]  # it must earn its weight
+        if width:
+            precision = Precision.count(mine.votes, truth, num_classes, width)
+            experts.append(Expert(lambda rows: precision(rows.votes), precision.left_out, 1.0))
+        return experts + [each for column in opinions for each in of_teacher(column, mine, truth, num_classes)]
 
-    judged = train.map(judge, batched=True, batch_size=2048, desc="Weighing evidence", load_from_cache_file=False)
-    log_odds = torch.as_tensor(np.asarray(judged.with_format("numpy")[EVIDENCE][:])).double()
-    prior = class_shares(log_odds).log()
-    log_odds += prior
-    if label:
-        said = torch.as_tensor([-1 if y is None else y for y in train[label]])
-        log_odds += LabelNoise.fit(log_odds, said)(said)
-    known = _columns(left_out, weights)
-    known[EVIDENCE] = (torch.as_tensor(known[EVIDENCE]) + prior).log_softmax(1).float().numpy()
-    for name, values in known.items():
-        clean = _with_column(clean, name, values)
-    return _with_column(judged, EVIDENCE, log_odds.log_softmax(1).float().numpy()), clean
+    def believe(rows: Tensor) -> Tensor:
+        """π `[N, C]`, as these clean rows alone have it."""
+        experts = experts_of(rows)
+        weights = fit_weights([expert.left_out for expert in experts], labels[rows], [e.before for e in experts])
+        return _with_label(_sum(weights, [expert.ask(about) for expert in experts]), said).softmax(1)
+
+    experts = experts_of(torch.arange(len(labels)))
+    told, left_out = [expert.ask(about) for expert in experts], [expert.left_out for expert in experts]
+    before, seen = [expert.before for expert in experts], [0]  # those who look at features
+    if (pooled := pool(about.features, clean_about.features, labels, believe)) is not None:
+        seen.append(len(told))
+        told.append(pooled[0])
+        left_out.append(pooled[1])
+        before.append(0.0)
+    weights = fit_weights(left_out, labels, before)
+    together = _sum(weights, told)
+    evidence = _with_label(together, said), _sum(weights, left_out) + class_shares(together).log()
+    probes = (_sum(weights[seen], [each[k] for k in seen]) for each in (told, left_out))
+    parts = []
+    for rows, log_odds, probe in zip((train, clean), evidence, probes, strict=True):
+        rows = _with_column(rows, EVIDENCE, log_odds.log_softmax(1).float().numpy())
+        parts.append(_with_column(rows, PROBE, probe.softmax(1).float().numpy()))
+    return parts[0], parts[1]
 
 
 def gold_share(clean_rows: int, rows_seen: int) -> float:
@@ -150,8 +170,12 @@ def mean_pooled(
     device = next(model.parameters()).device
     encoder = getattr(model, "base_model", model)
 
-    @torch.no_grad()
     def features(rows: Dataset) -> Tensor:
+        starts = tqdm(range(0, len(rows), AT_ONCE), desc="Weighing evidence")
+        return torch.cat([encoded(rows.select(range(start, min(start + AT_ONCE, len(rows))))) for start in starts])
+
+    @torch.no_grad()
+    def encoded(rows: Dataset) -> Tensor:
         texts = (rows[c][:] for c in text_columns)
         tokens = tokenizer(*texts, truncation=True, max_length=max_length)
         order = np.argsort([len(ids) for ids in tokens["input_ids"]])
@@ -174,14 +198,15 @@ def mean_pooled(
     return features
 
 
-def _votes(rows: Dataset, column: str, width: int) -> Tensor:
-    return torch.as_tensor([[-1] * width if row is None else row for row in rows[column]])
+def _sum(weights: Tensor, said: Sequence[Tensor]) -> Tensor:
+    """Σ_e w_e E_e, `[N, C]`."""
+    return sum((w * each for w, each in zip(weights, said, strict=True)), torch.zeros_like(said[0]))
 
 
-def _columns(said: Tensor, weights: Tensor) -> dict[str, np.ndarray]:
-    """The two columns from what each expert says, `[N, E, C]`."""
-    together = torch.einsum("nec,e->nc", said, weights)
-    return {PROBE: (weights[0] * said[:, 0]).softmax(1).float().numpy(), EVIDENCE: together.float().numpy()}
+def _with_label(log_odds: Tensor, said: Tensor | None) -> Tensor:
+    """What experts say, `[N, C]`, and how frequent the classes are, and the rows' labels."""
+    log_odds = log_odds + class_shares(log_odds).log()
+    return log_odds if said is None else log_odds + LabelNoise.fit(log_odds, said)(said)
 
 
 def _with_column(rows: Dataset, name: str, values: np.ndarray) -> Dataset:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from datasets import Dataset
 from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
+from amal_hf.evidence.known import Known
 from amal_hf.metagrad import ridge_leave_one_out
 
 RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
@@ -37,12 +37,12 @@ class Expert:
     """Somebody with something to say about the class of a row.
 
     Args:
-        ask: rows -> what it says of them, `[N, C]` in nats, centred or not.
+        ask: what is known of rows -> what it says of them, `[N, C]` in nats, centred or not.
         left_out: what it says of each clean row without having seen it, `[M, C]`.
         before: its weight where the clean rows do not say otherwise.
     """
 
-    ask: Callable[[Dataset], Tensor]
+    ask: Callable[[Known], Tensor]
     left_out: Tensor
     before: float
 
@@ -131,20 +131,20 @@ class Precision:
         return together * _tempered(votes)
 
 
-def fit_weights(left_out: Tensor, labels: Tensor, before: Tensor) -> Tensor:
+def fit_weights(left_out: Sequence[Tensor], labels: Tensor, before: Sequence[float]) -> Tensor:
     """w `[E]` in [0, 6]: how far each expert is believed, by the likelihood of the clean rows' classes.
 
     Args:
-        left_out: what each expert says of each clean row without having seen it, `[M, E, C]`, in nats.
+        left_out: what each of E experts says of each clean row without having seen it, `[M, C]`, in nats.
         labels: their classes `[M]`; every class weighs the same.
-        before: w `[E]` where the clean rows say nothing, as if three of them had spoken for it.
+        before: w of each where the clean rows say nothing, as if three of them had spoken for it.
 
     References:
         Wolpert (1992), stacked generalization, section 2.
     """
-    said, truth, prior = left_out.numpy(), labels.numpy(), before.numpy()
+    said, truth, prior = torch.stack([*left_out], 1).numpy(), labels.numpy(), np.asarray(before)
     pull = PULL / len(truth)  # few rows cannot make an expert certain
-    shares = balanced(labels, left_out.shape[2]).numpy()
+    shares = balanced(labels, said.shape[2]).numpy()
     rows = np.arange(len(truth))
 
     def cost(w: np.ndarray) -> tuple[float, np.ndarray]:

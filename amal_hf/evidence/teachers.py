@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from datasets import Dataset
@@ -11,21 +9,22 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
 from amal_hf.evidence.experts import Expert, Precision, centred
+from amal_hf.evidence.known import Known, logits_of
 
 
-def of_teacher(column: str, clean: Dataset, labels: Tensor, num_classes: int) -> list[Expert]:
+def of_teacher(column: str, clean: Known, labels: Tensor, num_classes: int) -> list[Expert]:
     """What a teacher's logits say, and what it means that it names the class it names, counted on the clean rows.
 
     The second knows what the first cannot: which classes a teacher that was never shown one calls its rows.
     """
-    named = Precision.count(_named(column, clean, num_classes), labels, num_classes, 1)
+    named = Precision.count(_named(clean.logits[column]), labels, num_classes, 1)
 
-    def logits(rows: Dataset) -> Tensor:
-        return centred(logits_of(column, rows, num_classes).log_softmax(1)).nan_to_num(0.0)
+    def logits(rows: Known) -> Tensor:
+        return centred(rows.logits[column].log_softmax(1)).nan_to_num(0.0)
 
     return [
         Expert(logits, logits(clean), 0.5),
-        Expert(lambda rows: named(_named(column, rows, num_classes)), named.left_out, 0.5),
+        Expert(lambda rows: named(_named(rows.logits[column])), named.left_out, 0.5),
     ]
 
 
@@ -45,20 +44,13 @@ def skill(column: str, clean: Dataset) -> float:
         Youden (1950), index J, for C classes.
     """
     labels = np.asarray(clean["label"][:])
-    named = _named(column, clean, clean.features["label"].num_classes)[:, 0].numpy()
+    named = _named(logits_of(column, clean, clean.features["label"].num_classes))[:, 0].numpy()
     said = named >= 0
     if len(np.unique(labels[said])) < 2:
         return 1.0
     return max(0.0, float(balanced_accuracy_score(labels[said], named[said], adjusted=True)))
 
 
-def _named(column: str, rows: Dataset, num_classes: int) -> Tensor:
+def _named(logits: Tensor) -> Tensor:
     """The class a teacher names, `[N, 1]`; -1 where it abstains."""
-    logits = logits_of(column, rows, num_classes)
     return torch.where(logits.isnan().any(1), -1, logits.argmax(1))[:, None]
-
-
-def logits_of(column: str, rows: Dataset, num_classes: int) -> Tensor:
-    """A teacher's column as it stands, `[N, C]`; NaN where it is null."""
-    silent = [math.nan] * num_classes
-    return torch.as_tensor([silent if row is None else row for row in rows[column]], dtype=torch.double)

@@ -94,8 +94,9 @@ def test_the_corpus_is_better_than_the_majority_of_the_rules(place, truth):
         f"\n{covered.mean():.1%} of the rows have a vote; there, majority {by_majority[covered].mean():.1%}, corrected "
         f"{right[covered].mean():.1%}; on the others, {right[~covered].mean():.1%}"
     )
-    assert right[covered].mean() > by_majority[covered].mean() + 0.02
+    assert right[covered].mean() > by_majority[covered].mean()
     assert right[~covered].mean() > 0.35  # a guess is right on 20 %
+    assert right.mean() > np.where(covered, by_majority, 0.2).mean() + 0.1
 
 
 def test_the_trust_table_names_the_rules(place):

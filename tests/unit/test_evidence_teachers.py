@@ -7,6 +7,7 @@ import torch
 from datasets import ClassLabel, Dataset
 
 from amal_hf.evidence import LabelNoise, skill
+from amal_hf.evidence.known import Known, logits_of
 from amal_hf.evidence.teachers import of_teacher
 
 CLASSES = 3
@@ -23,6 +24,12 @@ def rows(logits: list[list[float] | None]) -> Dataset:
 def named(classes: torch.Tensor, sure: float = 3.0) -> list[list[float]]:
     """Logits that name these classes."""
     return (sure * torch.eye(CLASSES)[classes]).tolist()
+
+
+def known(logits: list) -> Known:
+    """These teacher's logits, and nothing else."""
+    blank = torch.zeros(len(logits), 0)
+    return Known(blank, blank, {"teacher_logits": logits_of("teacher_logits", rows(logits), CLASSES)})
 
 
 def test_noise_is_found_where_nobody_has_counted_it() -> None:
@@ -47,9 +54,9 @@ def test_a_label_that_says_nothing_moves_nothing() -> None:
 
 def test_clean_rows_tell_which_classes_a_blind_teacher_confuses() -> None:
     """It was never shown class 2 and calls its rows 1: where it says 1, both are as likely."""
-    clean = rows(named(BLIND))
+    clean = known(named(BLIND))
     logits, confusion = of_teacher("teacher_logits", clean, TRUTH, CLASSES)
-    asked = rows(named(torch.tensor([0, 1])))
+    asked = known(named(torch.tensor([0, 1])))
     assert logits.ask(asked).argmax(1).tolist() == [0, 1] and logits.ask(asked)[1, 2] < 0
     said = confusion.ask(asked)
     assert said[0].argmax() == 0 and abs(said[1, 1] - said[1, 2]) < 0.5 and said[1, 2] > said[1, 0] + 1
@@ -57,10 +64,10 @@ def test_clean_rows_tell_which_classes_a_blind_teacher_confuses() -> None:
 
 def test_a_teacher_that_abstains_says_nothing() -> None:
     silent = [None, [math.nan] * CLASSES, *named(TRUTH[2:])]
-    experts = of_teacher("teacher_logits", rows(silent), TRUTH, CLASSES)
+    experts = of_teacher("teacher_logits", known(silent), TRUTH, CLASSES)
     for expert in experts:
         assert expert.left_out[:2].abs().sum() == 0 and expert.left_out[2:].abs().sum() > 0
-        assert expert.ask(rows([None, None])).tolist() == [[0.0] * CLASSES] * 2
+        assert expert.ask(known([None, None])).tolist() == [[0.0] * CLASSES] * 2
 
 
 @pytest.mark.parametrize(
