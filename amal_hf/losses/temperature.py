@@ -119,8 +119,17 @@ class Temperatures:
         return {"temperature/log": self.log, "temperature/square": self.square} if len(self) else {}
 
     def load_state(self, state: Tensors) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned.
+
+        Raises:
+            ValueError: the checkpoint's run learned fewer or more of them.
+        """
         for name, tensor in self.state().items():
+            if name not in state or state[name].shape != tensor.shape:
+                raise ValueError(
+                    f"`resume_from_checkpoint`: expected {len(self)} learned temperature(s), found others or none. Go on "
+                    "with the losses of the run that wrote the checkpoint."
+                )
             tensor.copy_(state[name])
 
 

@@ -153,6 +153,11 @@ def test_what_cannot_learn_it_is_refused():
         LossStack(twice, {"teacher_logits": [0.0, 0.0]})
 
 
+def test_a_checkpoint_without_it_is_refused():
+    with pytest.raises(ValueError, match="`resume_from_checkpoint`: expected 1 learned temperature"):
+        Planted().stack.temperatures.load_state({})
+
+
 def test_it_starts_at_two():
     stack = Planted().stack
     fixed = LossStack({"label": CrossEntropy(), "teacher": Distillation(temperature=2.0)}, {})
