@@ -127,8 +127,8 @@ class Temperatures:
         for name, tensor in self.state().items():
             if name not in state or state[name].shape != tensor.shape:
                 raise ValueError(
-                    f"`resume_from_checkpoint`: expected {len(self)} learned temperature(s), found others or none. Go on "
-                    "with the losses of the run that wrote the checkpoint."
+                    f"`resume_from_checkpoint`: expected {len(self)} learned temperature(s), found others or none. Go "
+                    "on with the losses of the run that wrote the checkpoint."
                 )
             tensor.copy_(state[name])
 
