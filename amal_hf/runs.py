@@ -17,7 +17,7 @@ from transformers import set_seed
 from amal_hf import _checks
 from amal_hf._files import write_json, write_tensors
 from amal_hf.config import AMALConfig
-from amal_hf.data import guard_splits, with_row_ids
+from amal_hf.data import guard_splits, weights_dataset, with_row_ids
 from amal_hf.denoising import add_evidence, check_parts, clean_opinions, count_clean, explained_rows
 from amal_hf.evidence import PROBE, without_gold
 from amal_hf.loading import hold_out, load_splits, name_classes
@@ -274,10 +274,10 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     if not trainer.is_world_process_zero():
         return metrics
     write_json(run_dir / "metrics.json", metrics)
-    write_tensors(
-        run_dir / "weights.safetensors", {"row_id": trainer.positions.ids, "weights": trainer.history.last_weights()}
-    )
-    trainer.weights.save_to_disk(run_dir / "weights")
+    rows = len(without_gold(parts["train"]))  # the user's own; the clean rows stand behind them
+    ids, weights = trainer.positions.ids[:rows], trainer.history.last_weights()[:rows]
+    write_tensors(run_dir / "weights.safetensors", {"row_id": ids, "weights": weights})
+    weights_dataset(ids, weights, trainer.stack.names).save_to_disk(run_dir / "weights")
     write_json(run_dir / "history.json", trainer.history.curves())
     explained.save_to_disk(run_dir / "rows")
     if (opinions := clean_opinions(parts["meta"], trainer.stack)) is not None:

@@ -38,7 +38,8 @@ def test_weights_join_the_training_rows(run_dir):
     weights = datasets.load_from_disk(str(run_dir / "weights"))
     tensors = load_file(run_dir / "weights.safetensors")
     assert weights["row_id"][:] == tensors["row_id"].tolist() == list(range(1686))
-    assert len(weights.column_names) == 1 + tensors["weights"].shape[1] == 11
+    assert tensors["weights"].shape == (1686, len(weights.column_names) - 1)
+    assert set(weights.column_names) == {"row_id", *(f"rules/{j}" for j in range(10)), "probe", "self", "gold"}
 
 
 def test_report_and_card_are_written(run_dir):
