@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,11 @@ from torch import Tensor, nn
 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
-from amal_hf.evidence.experts import Expert, Precision, Probe, class_shares, fit_weights
+from amal_hf.evidence.experts import Expert, Precision, Probe, class_shares, together, weighed
 from amal_hf.evidence.known import Known, logits_of, votes_of
 from amal_hf.evidence.noise import LabelNoise
-from amal_hf.evidence.pool import pool
-from amal_hf.evidence.teachers import of_teacher
+from amal_hf.evidence.pool import Pool
+from amal_hf.evidence.teachers import named_by, of_teacher
 
 EVIDENCE, PROBE, GOLD = "evidence", "probe", "gold"
 """log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
@@ -80,37 +82,38 @@ def clean_evidence(
         for rows in (train, clean)
     )
     said = torch.as_tensor([-1 if y is None else y for y in train[label]]) if label else None
+    said = None if said is None or (said < 0).all() else said
+    pool = Pool(about.features, clean_about.features, labels)
+    labelled = None if said is None else pool.labels(said, num_classes)
 
-    def experts_of(rows: Tensor) -> list[Expert]:
-        """Those whom these clean rows judge."""
+    def experts_of(rows: Tensor, teachers: Sequence[str] = opinions) -> tuple[list[Expert], list[Expert]]:
+        """Those whom these clean rows judge: who look at features, and who do not."""
         mine, truth = clean_about[rows], labels[rows]
         probe = Probe.fit(mine.features, truth, num_classes)
-        experts = [Expert(lambda rows: probe(rows.features), probe.left_out, 0.0)]  # it must earn its weight
+        looking, others = [Expert(probe(about.features), probe.left_out, 0.0)], []  # it must earn its weight
+        if labelled is not None:
+            looking.append(replace(labelled, left_out=labelled.left_out[rows]))
         if width:
-            precision = Precision.count(mine.votes, truth, num_classes, width)
-            experts.append(Expert(lambda rows: precision(rows.votes), precision.left_out, 1.0))
-        return experts + [each for column in opinions for each in of_teacher(column, mine, truth, num_classes)]
+            precision = Precision.count(mine.votes, truth, num_classes)
+            others.append(Expert(precision(about.votes), precision.left_out, 1.0))
+        return looking, others + [e for t in teachers for e in of_teacher(t, about, mine, truth, num_classes)]
 
-    def believe(rows: Tensor) -> Tensor:
+    def believe(rows: Tensor, teachers: Sequence[str] = opinions) -> Tensor:
         """π `[N, C]`, as these clean rows alone have it."""
-        experts = experts_of(rows)
-        weights = fit_weights([expert.left_out for expert in experts], labels[rows], [e.before for e in experts])
-        return _with_label(_sum(weights, [expert.ask(about) for expert in experts]), said).softmax(1)
+        looking, others = experts_of(rows, teachers)
+        return _with_label(together(weighed(looking + others, labels[rows])).told, said).softmax(1)
 
-    experts = experts_of(torch.arange(len(labels)))
-    told, left_out = [expert.ask(about) for expert in experts], [expert.left_out for expert in experts]
-    before, seen = [expert.before for expert in experts], [0]  # those who look at features
-    if (pooled := pool(about.features, clean_about.features, labels, believe)) is not None:
-        seen.append(len(told))
-        told.append(pooled[0])
-        left_out.append(pooled[1])
-        before.append(0.0)
-    weights = fit_weights(left_out, labels, before)
-    together = _sum(weights, told)
-    evidence = _with_label(together, said), _sum(weights, left_out) + class_shares(together).log()
-    probes = (_sum(weights[seen], [each[k] for k in seen]) for each in (told, left_out))
+    looking, others = experts_of(torch.arange(len(labels)))
+    if pool.can_leave_out:
+        looking.append(pool.beliefs(believe))
+        for column in opinions:
+            named, clean_named = (named_by(rows.logits[column]) for rows in (about, clean_about))
+            others.append(pool.doubts(named, clean_named, num_classes, partial(believe, teachers=())))
+    heard = weighed(looking + others, labels)
+    said_by_all, seen = together(heard), together(heard[: len(looking)])
+    evidence = _with_label(said_by_all.told, said), said_by_all.left_out + class_shares(said_by_all.told).log()
     parts = []
-    for rows, log_odds, probe in zip((train, clean), evidence, probes, strict=True):
+    for rows, log_odds, probe in zip((train, clean), evidence, (seen.told, seen.left_out), strict=True):
         rows = _with_column(rows, EVIDENCE, log_odds.log_softmax(1).float().numpy())
         parts.append(_with_column(rows, PROBE, probe.softmax(1).float().numpy()))
     return parts[0], parts[1]
@@ -196,11 +199,6 @@ def mean_pooled(
         return torch.stack(found)
 
     return features
-
-
-def _sum(weights: Tensor, said: Sequence[Tensor]) -> Tensor:
-    """Σ_e w_e E_e, `[N, C]`."""
-    return sum((w * each for w, each in zip(weights, said, strict=True)), torch.zeros_like(said[0]))
 
 
 def _with_label(log_odds: Tensor, said: Tensor | None) -> Tensor:

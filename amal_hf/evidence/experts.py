@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
-from amal_hf.evidence.known import Known
 from amal_hf.metagrad import ridge_leave_one_out
 
 RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
@@ -37,12 +36,12 @@ class Expert:
     """Somebody with something to say about the class of a row.
 
     Args:
-        ask: what is known of rows -> what it says of them, `[N, C]` in nats, centred or not.
+        told: what it says of the training rows, `[N, C]` in nats, centred or not.
         left_out: what it says of each clean row without having seen it, `[M, C]`.
         before: its weight where the clean rows do not say otherwise.
     """
 
-    ask: Callable[[Known], Tensor]
+    told: Tensor
     left_out: Tensor
     before: float
 
@@ -99,7 +98,7 @@ class Precision:
 
     Example:
         >>> votes = torch.tensor([[0, -1], [0, 1], [1, 1], [0, 1]])
-        >>> precision = Precision.count(votes, torch.tensor([0, 0, 1, 1]), num_classes=2, num_functions=2)
+        >>> precision = Precision.count(votes, torch.tensor([0, 0, 1, 1]), num_classes=2)
         >>> precision(torch.tensor([[0, -1], [-1, 1], [-1, -1]])).argmax(1)  # shape: [3]
         tensor([0, 1, 0])
 
@@ -111,11 +110,8 @@ class Precision:
     left_out: Tensor
 
     @classmethod
-    def count(cls, votes: Tensor | None, labels: Tensor, num_classes: int, num_functions: int) -> Precision:
-        """From the clean rows' votes `[M, K]` (None: they have none) and classes `[M]`."""
-        if votes is None:
-            blank = torch.zeros(num_functions, num_classes, num_classes, dtype=torch.double)
-            return cls(_log_odds(blank), torch.zeros(len(labels), num_classes, dtype=torch.double))
+    def count(cls, votes: Tensor, labels: Tensor, num_classes: int) -> Precision:
+        """From the clean rows' votes `[M, K]`, -1 abstains, and classes `[M]`."""
         said = _one_hot(votes, num_classes)
         truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
         counts = torch.einsum("mc,mks->kcs", truth, said)
@@ -158,6 +154,18 @@ def fit_weights(left_out: Sequence[Tensor], labels: Tensor, before: Sequence[flo
 
     found = minimize(cost, prior, jac=True, method="L-BFGS-B", bounds=[(0, MOST)] * len(prior))
     return torch.from_numpy(found.x)
+
+
+def weighed(experts: Sequence[Expert], labels: Tensor) -> list[Expert]:
+    """What each says, times how far it is believed (`fit_weights`)."""
+    weights = fit_weights([e.left_out for e in experts], labels, [e.before for e in experts])
+    return [replace(e, told=w * e.told, left_out=w * e.left_out) for w, e in zip(weights, experts, strict=True)]
+
+
+def together(experts: Sequence[Expert]) -> Expert:
+    """The sum of what they say."""
+    told, left_out = (torch.stack([getattr(e, name) for e in experts]).sum(0) for name in ("told", "left_out"))
+    return Expert(told, left_out, 1.0)
 
 
 def class_shares(log_odds: Tensor, rounds: int = 5, smoothing: float = 0.02) -> Tensor:

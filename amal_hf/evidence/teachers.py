@@ -12,19 +12,16 @@ from amal_hf.evidence.experts import Expert, Precision, centred
 from amal_hf.evidence.known import Known, logits_of
 
 
-def of_teacher(column: str, clean: Known, labels: Tensor, num_classes: int) -> list[Expert]:
+def of_teacher(column: str, about: Known, clean: Known, labels: Tensor, num_classes: int) -> list[Expert]:
     """What a teacher's logits say, and what it means that it names the class it names, counted on the clean rows.
 
     The second knows what the first cannot: which classes a teacher that was never shown one calls its rows.
     """
-    named = Precision.count(_named(clean.logits[column]), labels, num_classes, 1)
-
-    def logits(rows: Known) -> Tensor:
-        return centred(rows.logits[column].log_softmax(1)).nan_to_num(0.0)
-
+    named = Precision.count(named_by(clean.logits[column])[:, None], labels, num_classes)
+    sure, clean_sure = (centred(rows.logits[column].log_softmax(1)).nan_to_num(0.0) for rows in (about, clean))
     return [
-        Expert(logits, logits(clean), 0.5),
-        Expert(lambda rows: named(_named(rows.logits[column])), named.left_out, 0.5),
+        Expert(sure, clean_sure, 0.5),
+        Expert(named(named_by(about.logits[column])[:, None]), named.left_out, 0.5),
     ]
 
 
@@ -44,13 +41,13 @@ def skill(column: str, clean: Dataset) -> float:
         Youden (1950), index J, for C classes.
     """
     labels = np.asarray(clean["label"][:])
-    named = _named(logits_of(column, clean, clean.features["label"].num_classes))[:, 0].numpy()
+    named = named_by(logits_of(column, clean, clean.features["label"].num_classes)).numpy()
     said = named >= 0
     if len(np.unique(labels[said])) < 2:
         return 1.0
     return max(0.0, float(balanced_accuracy_score(labels[said], named[said], adjusted=True)))
 
 
-def _named(logits: Tensor) -> Tensor:
-    """The class a teacher names, `[N, 1]`; -1 where it abstains."""
-    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))[:, None]
+def named_by(logits: Tensor) -> Tensor:
+    """The class a teacher names, `[N]`; -1 where it abstains."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))

@@ -34,7 +34,7 @@ def test_precision_by_hand() -> None:
     """One function that votes 0 on three clean rows, two of them of class 0, one of class 1; no class is rarer."""
     votes = torch.tensor([[0], [0], [0], [-1]])
     labels = torch.tensor([0, 0, 1, 1])
-    precision = Precision.count(votes, labels, num_classes=2, num_functions=1)
+    precision = Precision.count(votes, labels, num_classes=2)
     right = (2 + PRECISION * ROWS) / (3 + ROWS)  # its overall rate, shrunk
     zero, one = (2 + ROWS * right) / (3 + ROWS), (1 + ROWS * (1 - right)) / (3 + ROWS)
     expected = torch.tensor([math.log(2 * zero), math.log(2 * one)], dtype=torch.double)
@@ -48,13 +48,13 @@ def test_precision_by_hand() -> None:
 
 def test_precision_of_a_function_that_votes_one_class_only() -> None:
     """That it fires is evidence for the class, also where clean rows have no votes at all."""
-    precision = Precision.count(None, torch.tensor([0, 1, 2]), num_classes=3, num_functions=2)
+    precision = Precision.count(torch.full((3, 2), -1), torch.tensor([0, 1, 2]), num_classes=3)
     said = precision(torch.tensor([[2, -1]]))[0]
     assert said.argmax() == 2 and said[0] == said[1] < 0
 
 
 def test_votes_in_opposition_cancel() -> None:
-    precision = Precision.count(None, torch.tensor([0, 1]), num_classes=2, num_functions=2)
+    precision = Precision.count(torch.full((2, 2), -1), torch.tensor([0, 1]), num_classes=2)
     torch.testing.assert_close(precision(torch.tensor([[0, 1]])).softmax(1), torch.full((1, 2), 0.5).double())
 
 

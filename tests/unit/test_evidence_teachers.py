@@ -54,20 +54,18 @@ def test_a_label_that_says_nothing_moves_nothing() -> None:
 
 def test_clean_rows_tell_which_classes_a_blind_teacher_confuses() -> None:
     """It was never shown class 2 and calls its rows 1: where it says 1, both are as likely."""
-    clean = known(named(BLIND))
-    logits, confusion = of_teacher("teacher_logits", clean, TRUTH, CLASSES)
-    asked = known(named(torch.tensor([0, 1])))
-    assert logits.ask(asked).argmax(1).tolist() == [0, 1] and logits.ask(asked)[1, 2] < 0
-    said = confusion.ask(asked)
+    asked, clean = known(named(torch.tensor([0, 1]))), known(named(BLIND))
+    logits, confusion = of_teacher("teacher_logits", asked, clean, TRUTH, CLASSES)
+    assert logits.told.argmax(1).tolist() == [0, 1] and logits.told[1, 2] < 0
+    said = confusion.told
     assert said[0].argmax() == 0 and abs(said[1, 1] - said[1, 2]) < 0.5 and said[1, 2] > said[1, 0] + 1
 
 
 def test_a_teacher_that_abstains_says_nothing() -> None:
     silent = [None, [math.nan] * CLASSES, *named(TRUTH[2:])]
-    experts = of_teacher("teacher_logits", known(silent), TRUTH, CLASSES)
-    for expert in experts:
+    for expert in of_teacher("teacher_logits", known([None, None]), known(silent), TRUTH, CLASSES):
         assert expert.left_out[:2].abs().sum() == 0 and expert.left_out[2:].abs().sum() > 0
-        assert expert.ask(known([None, None])).tolist() == [[0.0] * CLASSES] * 2
+        assert expert.told.tolist() == [[0.0] * CLASSES] * 2
 
 
 @pytest.mark.parametrize(
