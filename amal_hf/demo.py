@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -76,8 +75,8 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
         flush=True,
     )
     # the incumbents train on the clean rows as well, as the learned run does, and as often
-    visits = math.ceil(config.epochs * len(parts["train"]))
-    given = {**parts, "train": with_gold(parts["train"], parts["meta"], gold_share(len(parts["meta"]), visits))}
+    share = gold_share(len(parts["meta"]), len(parts["train"]))
+    given = {**parts, "train": with_gold(parts["train"], parts["meta"], share)}
     mix = partial(_fixed, given, data, config, {**losses, "gold": CrossEntropy(GOLD)})
     equal = mix("equal mix", 0.5)
     table = [mix("label only", 0.0), equal, _best_alpha(equal, mix)]

@@ -80,11 +80,12 @@ def add_evidence(
     """
     if args.evidence_column in parts["train"].column_names:
         return dict(parts), dict(losses)
+    label = "label" if any(loss.columns == (LABELS,) for loss in losses.values()) else ""
     train, clean = clean_evidence(
         parts["train"], parts["meta"], student, tokenizer,
         votes=votes_column,
         opinions=[c for c in teacher_columns if c in parts["meta"].column_names],
-        label="label" if any(loss.columns == (LABELS,) for loss in losses.values()) else "",
+        label=label,
         text_columns=args.text_columns,
         max_length=args.max_length,
         bf16=args.bf16,
@@ -94,7 +95,8 @@ def add_evidence(
     sources = {**losses, **ADDED}
     if args.mixing_start == DEFAULTS["mixing_start"]:
         args.mixing_start = levels(sources, train, clean)
-    return {**parts, "train": with_gold(train, clean, gold_share(len(clean), seen)), "meta": clean}, sources
+    share = gold_share(len(clean), len(train), seen, votes_only=not label and not teacher_columns)
+    return {**parts, "train": with_gold(train, clean, share), "meta": clean}, sources
 
 
 def levels(losses: Mapping[str, Loss], train: Dataset, clean: Dataset) -> list[float]:

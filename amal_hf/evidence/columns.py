@@ -25,7 +25,7 @@ EVIDENCE, PROBE, GOLD = "evidence", "probe", "gold"
 """log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
 
 AT_ONCE = 2048  # rows in tokens
-VISITS = 10  # of a clean row in a run
+VISITS = 10  # of a clean row in a run, where only votes speak about the others
 SURE = 20.0  # nats between the class of a gold row and the others
 
 
@@ -119,13 +119,21 @@ def clean_evidence(
     return parts[0], parts[1]
 
 
-def gold_share(clean_rows: int, rows_seen: int) -> float:
-    """The share of clean rows in a run that sees `rows_seen` rows: each about ten times, within 1/4 to 3/4.
+def gold_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only: bool = False) -> float:
+    """The share of clean rows in a run.
+
+    Where labels or teachers speak about the training rows, every row is seen as often, clean or not: more of the clean
+    ones costs the others their turn. Where only votes do, which leave rows out and err together, each clean row is seen
+    about ten times in a run that sees `rows_seen` rows, within 1/4 to 3/4.
 
     Example:
-        >>> gold_share(60, 7680), gold_share(500, 7680)
+        >>> gold_share(100, 900)
+        0.1
+        >>> gold_share(60, 900, 7680, votes_only=True), gold_share(500, 900, 7680, votes_only=True)
         (0.25, 0.6510416666666666)
     """
+    if not votes_only:
+        return clean_rows / (clean_rows + train_rows)
     return min(max(VISITS * clean_rows / rows_seen, 0.25), 0.75)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from _distill_data import CHECKPOINTS, SHUFFLED, TEACHER, Parts
-from _work import BATCH, EVAL_BATCH, authors, learn, predict
+from _work import EVAL_BATCH, authors, learn, predict
 from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, set_seed
@@ -65,7 +65,7 @@ def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
         rows, losses, weights = rows_of(parts, TEACHER), sources(temperature, TEACHER), [1 - alpha, alpha]
         if clean:
             known = rows_of(parts, TEACHER, of="clean")
-            rows = with_gold(rows, known, gold_share(len(known), steps * BATCH))
+            rows = with_gold(rows, known, gold_share(len(known), len(rows)))
             losses["gold"], weights = CrossEntropy("gold"), [*weights, 1.0]
         return Outcome(student(parts, rows, losses, seed, steps, recipe="fixed", mixing_start=weights))
 
@@ -107,7 +107,7 @@ def ours(*teachers: str) -> Method:
             opinions=teachers, label="label", max_length=given.max_length, bf16=given.bf16,
         )  # fmt: skip
         losses = {**sources(2.0, *teachers), **ADDED}
-        mixed = with_gold(rows, clean, gold_share(len(clean), steps * BATCH))
+        mixed = with_gold(rows, clean, gold_share(len(clean), len(rows)))
         trainer = student(
             parts, mixed, losses, seed, steps,
             model=model, recipe="denoise", log_weights=True, mixing_start=levels(losses, rows, clean),

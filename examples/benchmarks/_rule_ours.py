@@ -31,9 +31,9 @@ def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
         parts.train.remove_columns("truth"), parts.clean, student, tokenizer,
         max_length=given.max_length, bf16=given.bf16,
     )  # fmt: skip
+    share = gold_share(len(clean), len(rows), steps * BATCH, votes_only=True)
     trainer = learn(
-        parts, with_gold(rows, clean, gold_share(len(clean), steps * BATCH)), {"rules": LabelingFunctions(), **ADDED},
-        seed, steps,
+        parts, with_gold(rows, clean, share), {"rules": LabelingFunctions(), **ADDED}, seed, steps,
         model=student, recipe="denoise",
     )  # fmt: skip
     return parts.predict(trainer)

@@ -109,5 +109,13 @@ def test_gold_rows_are_their_share_and_certain() -> None:
 
 
 @pytest.mark.parametrize(("clean", "seen", "share"), [(60, 7680, 0.25), (384, 7680, 0.5), (5000, 7680, 0.75)])
-def test_gold_share_is_about_ten_visits(clean: int, seen: int, share: float) -> None:
-    assert gold_share(clean, seen) == share
+def test_gold_share_is_about_ten_visits_beside_votes(clean: int, seen: int, share: float) -> None:
+    assert gold_share(clean, 900, seen, votes_only=True) == share
+
+
+def test_beside_labels_and_teachers_a_clean_row_is_a_row_like_any_other() -> None:
+    rows = Dataset.from_dict({"row_id": range(40), EVIDENCE: [[0.0, 0.0]] * 40})
+    clean = rows.select(range(10)).add_column("label", [0, 1] * 5)
+    clean = clean.cast_column("label", ClassLabel(names=["a", "b"]))
+    both = with_gold(rows, clean, gold_share(10, 40))
+    assert len(both) == 50 and (np.asarray(both[GOLD][:]) >= 0).sum() == 10
