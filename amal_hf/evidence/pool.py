@@ -85,7 +85,7 @@ class Pool:
 
         def in_claims(rows: Tensor) -> Tensor:
             its = believe(rows).gather(1, named.clamp_min(0)[:, None])
-            return its.where(named[:, None] >= 0, its[named >= 0].mean())
+            return its.where(named[:, None] >= 0, its[named >= 0].mean().nan_to_num(0.0))
 
         told, unseen = self.answers(in_claims)
         mine, its = (centred(_one_hot(classes, num_classes)) for classes in (named, clean_named))
@@ -96,8 +96,9 @@ class Pool:
 
 
 def _expert(told: Tensor, unseen: Tensor) -> Expert:
-    """Of usual length; it must earn its weight."""
-    scale = SPAN / float(unseen.norm(dim=1).mean().clamp_min(1e-30))
+    """Of usual length; it must earn its weight, and cannot where the clean rows are told nothing."""
+    length = float(unseen.norm(dim=1).mean())
+    scale = SPAN / length if length > 0 else 0.0
     return Expert(scale * told, scale * unseen, 0.0)
 
 

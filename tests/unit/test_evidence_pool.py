@@ -90,6 +90,15 @@ def test_a_teacher_is_doubted_where_it_is_not_believed_and_nowhere_else() -> Non
         assert said[~spoke].abs().sum() == 0
 
 
+@pytest.mark.parametrize(("speaks", "clean_speaks"), [(False, True), (True, False)])
+def test_a_teacher_that_is_silent_on_all_rows_of_a_kind_is_not_judged(speaks: bool, clean_speaks: bool) -> None:
+    (train, truth), (clean, labels) = clusters(ROWS, 0), clusters(12, 1)
+    named, clean_named = (torch.where(torch.tensor(s), y, -1) for s, y in ((speaks, truth), (clean_speaks, labels)))
+    believed = torch.rand(ROWS, CLASSES, generator=torch.Generator().manual_seed(3)).double()
+    found = Pool(train, clean, labels).doubts(named, clean_named, CLASSES, lambda rows: believed)
+    assert found.told.abs().sum() == 0 and found.left_out.abs().sum() == 0
+
+
 def test_a_class_with_one_clean_row_leaves_nothing_to_judge_by() -> None:
     (train, _), (clean, labels) = clusters(ROWS, 0), clusters(7, 1)
     assert not Pool(train, clean[:4], labels[:4]).can_leave_out
