@@ -74,14 +74,14 @@ class Probe:
         """From the clean rows' features `[M, H]` and classes `[M]`; every class has the same share."""
         truth = F.one_hot(labels, num_classes).double()
         shares = balanced(labels, num_classes)[:, None]
-        coefficients, left_out = ridge_leave_one_out(_design(features), shares, truth - 1 / num_classes, RIDGE)
+        coefficients, left_out = ridge_leave_one_out(design(features), shares, truth - 1 / num_classes, RIDGE)
         left_out = centred(left_out)
         scale = SPAN / float(left_out.norm(dim=1).mean().clamp_min(1e-30))
         return cls(coefficients, scale * left_out, scale)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Log-odds `[N, C]` in nats, centred, of rows with `features` `[N, H]`."""
-        return centred(self.scale * _design(features) @ self.coefficients)
+        return centred(self.scale * design(features) @ self.coefficients)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Precision:
     @classmethod
     def count(cls, votes: Tensor, labels: Tensor, num_classes: int) -> Precision:
         """From the clean rows' votes `[M, K]`, -1 abstains, and classes `[M]`."""
-        said = _one_hot(votes, num_classes)
+        said = one_hot(votes, num_classes)
         truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
         counts = torch.einsum("mc,mks->kcs", truth, said)
         left_out = [
@@ -123,7 +123,7 @@ class Precision:
 
     def __call__(self, votes: Tensor) -> Tensor:
         """Log-odds `[N, C]` in nats of rows with `votes` `[N, K]`; zeros where nobody votes."""
-        together = torch.einsum("kcs,nks->nc", self.log_odds, _one_hot(votes, self.log_odds.shape[1]))
+        together = torch.einsum("kcs,nks->nc", self.log_odds, one_hot(votes, self.log_odds.shape[1]))
         return together * _tempered(votes)
 
 
@@ -188,13 +188,14 @@ def class_shares(log_odds: Tensor, rounds: int = 5, smoothing: float = 0.02) -> 
     return halved / halved.sum()
 
 
-def _design(features: Tensor) -> Tensor:
+def design(features: Tensor) -> Tensor:
+    """`[N, H + 1]` in double precision, the bias last."""
     return torch.cat([features, torch.ones_like(features[:, :1])], 1).double()
 
 
-def _one_hot(votes: Tensor, num_classes: int) -> Tensor:
-    """`[N, K, C]`, zeros where a function abstains."""
-    return F.one_hot(votes.clamp_min(0), num_classes).double() * (votes >= 0)[..., None]
+def one_hot(said: Tensor, num_classes: int) -> Tensor:
+    """`[..., C]` of classes `[...]`, zeros where there is none (-1)."""
+    return F.one_hot(said.clamp_min(0), num_classes).double() * (said >= 0)[..., None]
 
 
 def _tempered(votes: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from amal_hf.evidence.experts import PRECISION, ROWS
+from amal_hf.evidence.experts import PRECISION, ROWS, one_hot
 
 TEMPER = 0.5**0.5  # teachers learned from the same labels: what both say has been said less than twice
 ROUNDS = 10
@@ -45,7 +44,7 @@ class LabelNoise:
         """From what the others say, `[N, C]` in nats, and the labels `[N]`, -100 or -1 where there is none."""
         num_classes = log_odds.shape[1]
         same = torch.eye(num_classes, dtype=log_odds.dtype)
-        labels = F.one_hot(said.clamp_min(0), num_classes).to(log_odds) * (said >= 0)[:, None]
+        labels = one_hot(said, num_classes).to(log_odds)
         noise = cls(torch.zeros_like(same))
         for _ in range(ROUNDS):
             counts = (log_odds + noise(said)).softmax(1).T @ labels

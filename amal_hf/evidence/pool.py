@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from amal_hf.evidence.experts import SPAN, Expert, centred
+from amal_hf.evidence.experts import SPAN, Expert, centred, design, one_hot
 
 RIDGE = 3e-3  # relative to the mean diagonal: from 1e-3 to 1e-2 corrected labels differ by half a point
 FOLDS = 5
@@ -50,11 +49,11 @@ class Pool:
         unseen = said.new_zeros(len(self.clean), said.shape[1])
         for k in self.dealt.unique():
             without = self._moments(believe(everybody[self.dealt != k]))
-            unseen[self.dealt == k] = _design(self.clean[self.dealt == k]) @ _solved(self.gram.sum(0), without.sum(0))
+            unseen[self.dealt == k] = design(self.clean[self.dealt == k]) @ _solved(self.gram.sum(0), without.sum(0))
         moments, told = self._moments(said), torch.zeros_like(said)
         for k in range(FOLDS):
             others = _solved(self.gram.sum(0) - self.gram[k], moments.sum(0) - moments[k])
-            told[self.turn == k] = _design(self.train[self.turn == k]) @ others
+            told[self.turn == k] = design(self.train[self.turn == k]) @ others
         return told, unseen
 
     def beliefs(self, believe: Believe) -> Expert:
@@ -67,7 +66,7 @@ class Pool:
 
         Beside the beliefs, since those repeat what teachers say wrongly of a whole region, and labels do not.
         """
-        given = _one_hot(said, num_classes)
+        given = one_hot(said, num_classes)
         given[said < 0] = given[said >= 0].mean(0)
         return self.beliefs(lambda rows: given)
 
@@ -88,7 +87,7 @@ class Pool:
             return its.where(named[:, None] >= 0, its[named >= 0].mean().nan_to_num(0.0))
 
         told, unseen = self.answers(in_claims)
-        mine, its = (centred(_one_hot(classes, num_classes)) for classes in (named, clean_named))
+        mine, its = (centred(one_hot(classes, num_classes)) for classes in (named, clean_named))
         return _expert(told * mine, unseen * its)
 
     def _moments(self, said: Tensor) -> Tensor:
@@ -111,22 +110,13 @@ def _dealt(labels: Tensor) -> Tensor:
     return fold
 
 
-def _design(features: Tensor) -> Tensor:
-    return torch.cat([features, torch.ones_like(features[:, :1])], 1).double()
-
-
-def _one_hot(classes: Tensor, num_classes: int) -> Tensor:
-    """`[N, C]`, zeros where there is none."""
-    return F.one_hot(classes.clamp_min(0), num_classes).double() * (classes >= 0)[:, None]
-
-
 def _products(features: Tensor, targets: Tensor | None, turn: Tensor) -> Tensor:
     """By fold of rows, Σ h hᵀ `[FOLDS, H + 1, H + 1]`; with targets `[N, C]` Σ h tᵀ, `[FOLDS, H + 1, C]`."""
     found = []
     for rows in torch.arange(len(features)).split(CHUNK):
-        design = _design(features[rows])
-        other = design if targets is None else targets[rows]
-        found.append(torch.stack([design[turn[rows] == k].T @ other[turn[rows] == k] for k in range(FOLDS)]))
+        mine = design(features[rows])
+        other = mine if targets is None else targets[rows]
+        found.append(torch.stack([mine[turn[rows] == k].T @ other[turn[rows] == k] for k in range(FOLDS)]))
     return torch.stack(found).sum(0)
 
 
