@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
@@ -13,15 +12,15 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.utils import logging
+from transformers.trainer_pt_utils import find_batch_size
 
-from amal_hf._files import discard_but, no_folder_left, save_whole, write_json, write_tensors
+from amal_hf._files import discard_but, no_folder_left, save_whole
 from amal_hf._types import ROW_ID, SLOW_LOGITS, Outputs, RowFunction, Tensors
 from amal_hf.callbacks import EpochRefresh
 from amal_hf.card import amend_model_card
+from amal_hf.checkpoints import read_learned, write_learned
 from amal_hf.choices import check_finite, check_launch, look_over, make_lookahead, make_mixing, make_steering, settle
 from amal_hf.config import AMALConfig
 from amal_hf.data import (
@@ -40,12 +39,7 @@ from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
 from amal_hf.slow import SlowModel
-from amal_hf.steering import Steering, Step, everyones, of_all_processes, split_along, summed
-
-logger = logging.get_logger(__name__)
-
-STATE_FILE = "amal_state.safetensors"
-HISTORY_FILE = "amal_history.json"
+from amal_hf.steering import Batch, Steering, Step, everyones, of_all_processes, split_along, summed
 
 
 class AMALTrainer(Trainer):
@@ -170,10 +164,11 @@ class AMALTrainer(Trainer):
         r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
         if not model.training:
             return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs, num_items_in_batch)
+        batch = self._prepare_lookahead(inputs)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
         losses, mask = self.stack(outputs, inputs), self.stack.mask(inputs)
-        weights = self._weights(outputs, losses, mask, inputs)
+        weights = self._weights(outputs, losses, mask, inputs, batch)
         self._seen = inputs.get(ROW_ID), losses.detach()  # to name what was not finite
         loss = (weights * losses).sum(1).mean()
         return (loss, raw) if return_outputs else loss
@@ -200,7 +195,9 @@ class AMALTrainer(Trainer):
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 
-    def _weights(self, outputs: Outputs, losses: Tensor, mask: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def _weights(
+        self, outputs: Outputs, losses: Tensor, mask: Tensor, inputs: dict[str, Any], batch: Batch | None
+    ) -> Tensor:
         """λ of this batch, `[N, K]`, after the clean rows had their say."""
         num_rows, num_classes = outputs.logits.shape
         rows = Rows(
@@ -211,31 +208,41 @@ class AMALTrainer(Trainer):
             advice=outputs.logits.new_zeros(num_rows, num_classes, dtype=torch.float32),
             evidence=inputs.get(self.args.evidence_column, outputs.logits.new_zeros(num_rows, num_classes).float()),
         )
-        if self._steering is not None and self.state.global_step >= self._steps(self.args.meta_start):
+        if batch is not None:
             with self.meta_clock:
-                rows = self._look_ahead(outputs, rows, inputs)
+                rows = self._look_ahead(batch, outputs, rows, inputs)
         weights = self.mixing.weights(rows).detach()
         if self.args.log_weights:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, mask))
         return self._normalized(weights, mask, count=True)
 
-    def _look_ahead(self, outputs: Outputs, rows: Rows, inputs: dict[str, Any]) -> Rows:
-        """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
-        assert self._steering is not None
-        step = Step(
-            outputs=outputs,
-            inputs=self._for_model(inputs),
+    def _prepare_lookahead(self, inputs: dict[str, Any]) -> Batch | None:
+        """What the clean rows may be asked before the forward; None where they are not asked at all."""
+        after = self.state.global_step - self._steps(self.args.meta_start)
+        if self._steering is None or after < 0:
+            return None
+        new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
+        read = self._for_model(inputs)
+        batch = Batch(
+            inputs=read,
             noise=self._noise,
-            weights=self._normalized(self.mixing.weights(rows), rows.mask),
             losses_of=lambda out: self.stack.with_classes(out, inputs),
             lookahead=self.virtual_step(),
-            num_rows=len(rows.losses) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
+            num_rows=find_batch_size(read) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
+            due=after % self.args.meta_every == 0,
+            new=new,
             temperatures=len(self.stack.temperatures),
             summed=partial(summed, self.accelerator),
         )
-        due = (self.state.global_step - self._steps(self.args.meta_start)) % self.args.meta_every == 0
-        new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
-        seen = self._steering.look(step, due=due, new=new)
+        with self.meta_clock:
+            self._steering.prepare(batch)
+        return batch
+
+    def _look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: dict[str, Any]) -> Rows:
+        """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
+        assert self._steering is not None
+        step = Step(**vars(batch), outputs=outputs, weights=self._normalized(self.mixing.weights(rows), rows.mask))
+        seen = self._steering.look(step)
         if seen is None:
             return rows
         self.stack.temperatures.hear(step.weights, seen[0], outputs.logits, inputs)
@@ -318,31 +325,16 @@ class AMALTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         self._commit()
         if self.args.should_save:
-            write_tensors(Path(output_dir) / STATE_FILE, self._amal_state())
-            write_json(Path(output_dir) / HISTORY_FILE, self.history.summaries)
+            write_learned(self, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            self._load_weights(checkpoint)
+            read_learned(self, Path(checkpoint))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self._load_weights(self.state.best_model_checkpoint)
-
-    def _load_weights(self, checkpoint: str) -> None:
-        """λ, memory and history of a checkpoint; a checkpoint of a plain `Trainer` has none."""
-        path = Path(checkpoint) / STATE_FILE
-        if not path.is_file():
-            logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; the weights stay as they are.")
-            return
-        state = load_file(path)
-        self.mixing.load_state(state)
-        self.history.load(state, json.loads((path.parent / HISTORY_FILE).read_text()))
-        self.stack.temperatures.load_state(state)
-        self._mean_weight.load_state(state)
-        self._restored = state
-        self._committed_step = self.state.global_step  # a checkpoint is written after the commit
+        read_learned(self, Path(self.state.best_model_checkpoint))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

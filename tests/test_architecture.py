@@ -17,14 +17,15 @@ FLOORS = [
     {"losses", "mixing", "metagrad", "history"},
     {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill"},
     {"config", "steering", "choices", "slow"},
-    {"trainer", "callbacks", "card", "report", "students"},
+    {"trainer", "callbacks", "card", "checkpoints", "report", "students"},
     {"runs", "teachers", "demo", "denoising", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
 # card, a steering is chosen and made from a configuration, the commands call one another
 NEIGHBOURS = {
-    ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("steering", "config"),
+    ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("trainer", "checkpoints"),
+    ("steering", "config"),
     ("choices", "config"), ("choices", "steering"), ("distill", "loading"),
     ("demo", "runs"), ("cli", "runs"), ("runs", "denoising"), ("runs", "teachers"), ("cli", "denoising"),
     ("cli", "demo"), ("__main__", "cli"),

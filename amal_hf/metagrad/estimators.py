@@ -3,7 +3,7 @@ r"""Four ways to the same `[N, K]`: $D_{ik} = \langle \nabla\ell_{ik}(\theta), v
 =====================  =======================================  =====  ==========================
 estimator              beside a training step (3 forwards)      exact  works with
 =====================  =======================================  =====  ==========================
-`ForwardMode`          ≈ +2 forwards                            yes    eager or SDPA (MATH kernel)
+`ForwardMode`          +3 forwards without gradient             yes    eager or SDPA (MATH kernel)
 `FiniteDifference`     +2 forwards without gradient             ~1e-4  every kernel, in fp32
 `HeadClosedForm`       ≈ 0                                      yes    every model with a linear head
 `DoubleBackward`       ≈ 6 forwards                             yes    the oracle
@@ -78,13 +78,11 @@ class FiniteDifference(MetaGradient):
 
     def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
         with torch.no_grad():
-            norm = torch.stack([v.double().square().sum() for v in direction.values()]).sum().sqrt()
-            if norm == 0:
-                return torch.zeros_like(problem.weights)
-            eps = (self.radius / norm).item()
+            norm = torch.stack([torch.linalg.vector_norm(v).double() for v in direction.values()]).norm().item()
+            eps = self.radius / (norm or 1.0)  # along v = 0 nothing changes, at any ε
             ahead, behind = (
-                problem.outputs({name: p.detach() + sign * eps * direction[name] for name, p in problem.params.items()})
-                for sign in (1.0, -1.0)
+                problem.outputs({name: p.detach().add(direction[name], alpha=by) for name, p in problem.params.items()})
+                for by in (eps, -eps)
             )
             middle = tree_map(lambda a, b: (a + b) / 2, ahead, behind)
             tangent = tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
@@ -137,10 +135,11 @@ class DoubleBackward(MetaGradient):
             return _grad(value, {"weights": weights})["weights"]
 
     def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
-        weights = problem.weights.detach().clone().requires_grad_()
         leaves = {name: p.detach().requires_grad_() for name, p in problem.params.items()}
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            loss = (weights * problem.losses(leaves)).sum()
+            losses = problem.losses(leaves)
+            weights = torch.ones_like(losses).requires_grad_()
+            loss = (weights * losses).sum()
             grads = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
             inner = torch.stack([(g * v).sum() for g, v in zip(grads, direction.values(), strict=True)]).sum()
             return _grad(inner, {"weights": weights})["weights"]

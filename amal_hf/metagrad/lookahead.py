@@ -32,6 +32,11 @@ class Lookahead(ABC):
     def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
         """The diagonal P = −∂θ′/∂g, learning rate included; shapes as `params`."""
 
+    def scaled(self, steepest: Tensors, params: Tensors, grads: Tensors) -> Tensors:
+        """v = P ⊙ ∇V(θ′); shapes as `params`."""
+        diagonal = self.sensitivity(params, grads)
+        return {name: diagonal[name] * slope for name, slope in steepest.items()}
+
 
 @dataclass(frozen=True)
 class SGD(Lookahead):
@@ -70,6 +75,9 @@ class Still(Lookahead):
 
     def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
         return {name: torch.ones_like(p) for name, p in params.items()}
+
+    def scaled(self, steepest: Tensors, params: Tensors, grads: Tensors) -> Tensors:
+        return steepest
 
 
 @dataclass(frozen=True)

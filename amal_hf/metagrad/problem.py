@@ -93,11 +93,11 @@ class MetaProblem:
         grads = self.gradient() if self.lookahead.needs_gradient else {}
         with torch.no_grad():
             moved = self.lookahead.move(params, grads)
-            diagonal = self.lookahead.sensitivity(params, grads)
         leaves = {name: p.detach().requires_grad_() for name, p in moved.items()}
         with torch.enable_grad():
             steepest = _grad(self.val_loss(leaves), leaves)
-        return {name: diagonal[name] * steepest[name] for name in params}
+        with torch.no_grad():
+            return self.lookahead.scaled(steepest, params, grads)
 
 
 @dataclass(frozen=True)

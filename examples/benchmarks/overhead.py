@@ -9,9 +9,10 @@
 Every row is measured in processes of its own: in one, plain steps and steps of the row take turns and each repeat gives
 a ratio (median and quartiles are shown); in another the peak of memory. Plain is `Trainer` with cross-entropy: forward,
 backward, clipping, AdamW. A row whose lookahead comes every n steps is timed with and without one, and n - 1 of the
-latter are added to one of the former. Batch 32, dropout on. "Floor" counts forwards (a backward is 2 of them, a JVP 2)
-beside the 3 of a plain step; the distance is how far the time is from it. The head's meta-gradient is another one than
-the network's: of the last layer alone. All rows of the network's compute the same.
+latter are added to one of the former. Batch 32, dropout on. "Floor" counts forwards (a backward is 2 of them, a JVP 3:
+the forward again and its derivative) beside the 3 of a plain step; the distance is how far the time is from it. The
+head's meta-gradient is another one than the network's: of the last layer alone. All rows of the network's compute the
+same.
 
 Two rivals are optional; without them their rows say so: `pip install torchopt`, and, with pip < 24.1 (later ones refuse
 its metadata), `pip install --no-deps --ignore-requires-python betty-ml==0.2.0`.

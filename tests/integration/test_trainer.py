@@ -98,6 +98,18 @@ def test_lookaheads_come_every_meta_every_steps(build):
     assert int(trainer._steering.lookaheads) == 3
 
 
+@pytest.mark.parametrize("lookahead", ["none", "sgd"])
+def test_the_graph_of_the_clean_rows_is_gone_before_the_training_forward(lookahead, build):
+    """Unless the lookahead follows that forward's own gradient: then it waits for it."""
+    settings = {"recipe": "amal-step", "lookahead": lookahead, "lookahead_params": "all", "estimator": "difference"}
+    trainer, seen = build({**settings, "max_steps": 2}), []
+    trainer.model.register_forward_hook(lambda model, *_: seen.append((model.training, torch.is_grad_enabled())))
+    trainer.train()
+    judge, probe, training = (False, True), (True, False), (True, True)
+    asked = [judge, probe, probe]
+    assert seen == 2 * ([*asked, training] if lookahead == "none" else [training, *asked])
+
+
 @pytest.mark.parametrize("params", ["head", "all"])
 def test_a_temperature_is_learned_beside_the_weights(params, build, losses):
     hot = losses() | {"teacher": Distillation(temperature="learned")}

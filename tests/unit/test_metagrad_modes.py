@@ -38,7 +38,7 @@ from amal_hf.metagrad import (
     Still,
     trainable,
 )
-from amal_hf.steering import MetaSampler, NetworkSteering, Step
+from amal_hf.steering import Batch, MetaSampler, NetworkSteering, Step
 
 NETWORKS = ("bert", "roberta", "distilbert", "electra", "albert", "deberta-v2", "modernbert", "xlnet", "gpt2", "llama")
 
@@ -122,19 +122,21 @@ def look(model, estimator, step=None, micro=False):
     estimator, asked = recorded(estimator)
     steering = NetworkSteering(model, estimator, answers, encode, MetaSampler(len(answers), 2, seed=0))
     model.train()
-    noise = Noise(torch.device("cpu"))
+    known = Batch(
+        inputs=inputs, noise=Noise(torch.device("cpu")), losses_of=lambda o: stack.with_classes(o, batch),
+        lookahead=step or SGD(0.3), num_rows=len(LENGTHS),
+    )  # fmt: skip
+    steering.prepare(known)
     with steering.tap():
         outputs = model(**inputs)
-    losses_of = lambda o: stack.with_classes(o, batch)  # noqa: E731
-    given = Step(
-        SimpleNamespace(logits=outputs.logits), inputs, noise, row_weights(len(LENGTHS), 3), losses_of,
-        step or SGD(0.3), len(LENGTHS),
-    )  # fmt: skip
-    along, length = steering.look(given, due=True, new=True)
+    given = Step(**vars(known), outputs=outputs, weights=row_weights(len(LENGTHS), 3))
+    along, length = steering.look(given)
     ((problem, v),) = asked
     params = trainable(model)
-    by_hand = slow_directional(losses_of(given.outputs), params.values(), [v[k] for k in params])
-    return SimpleNamespace(along=along, length=length, problem=problem, v=v, by_hand=by_hand, steering=steering)
+    by_hand = slow_directional(given.losses_of(given.outputs), params.values(), [v[k] for k in params])
+    return SimpleNamespace(
+        along=along, length=length, problem=problem, v=v, by_hand=by_hand, steering=steering, step=given
+    )
 
 
 @pytest.mark.parametrize("attn", [None, "eager"], ids=["default", "eager"])
@@ -195,7 +197,7 @@ def test_the_training_forward_takes_the_kernel_of_its_derivative():
 def test_not_due_means_no_direction():
     model = build("bert")
     seen = look(model, ForwardMode())
-    assert seen.steering.look(None, due=False, new=True) is None
+    assert seen.steering.look(replace(seen.step, due=False)) is None
     assert int(seen.steering.lookaheads) == 1
 
 
@@ -254,8 +256,9 @@ def test_differences_of_a_half_precision_model_run_in_float32(own_accelerator):
     wrapped = half.forward
     half.bert.pooler.dense.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     found = look(half, estimator, Still())
-    assert seen[0] == torch.bfloat16, "the training forward is not under autocast: nothing is tested"
-    assert seen[-2:] == [torch.float32] * 2 and half.forward == wrapped
+    judge, ahead, behind, training = seen
+    assert judge == training == torch.bfloat16, "the training forward is not under autocast: nothing is tested"
+    assert ahead == behind == torch.float32 and half.forward == wrapped
     pure = found.problem.outputs_of
     alone = replace(found.problem, outputs_of=PureModel(bare, pure.inputs, training=True, noise=pure.noise))
     assert torch.equal(found.along, estimator.directional(alone, found.v))

@@ -242,6 +242,13 @@ def test_known_gradient_is_used():
     assert relative_error(ForwardMode()(replace(problem, known_gradient=zero)), oracle) > 1e-6
 
 
+@pytest.mark.parametrize("estimator", [ForwardMode(), FiniteDifference(), DoubleBackward()], ids=repr)
+def test_along_no_direction_nothing_changes(estimator):
+    problem = network_problem(build("mlp"), k=3)
+    nowhere = {name: torch.zeros_like(p) for name, p in problem.params.items()}
+    assert torch.equal(estimator.directional(problem, nowhere), torch.zeros_like(problem.weights))
+
+
 def test_a_validation_loss_that_ignores_a_parameter():
     params = {"w": torch.tensor(0.5, dtype=torch.float64), "unused": torch.ones(3, dtype=torch.float64)}
     problem = scalar_problem(params=params)

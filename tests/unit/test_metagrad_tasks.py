@@ -53,7 +53,7 @@ from amal_hf.metagrad import (
     trainable,
 )
 from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS, clean_loss
-from amal_hf.steering import HeadSteering, MetaSampler, NetworkSteering, Step
+from amal_hf.steering import Batch, HeadSteering, MetaSampler, NetworkSteering, Step
 
 CASES = {"number": (REGRESSION, 1), "two numbers": (REGRESSION, 2), "several classes": (MULTI_LABEL, 3)}
 cases = pytest.mark.parametrize(("task", "count"), CASES.values(), ids=CASES.keys())
@@ -180,11 +180,12 @@ def test_steering_asks_the_loss_of_the_task(task, count, moves):
         steering, params = HeadSteering(model, head, labels, encode, sampler, args, task), head.params()
     else:
         steering = NetworkSteering(model, ForwardMode(), labels, encode, sampler, task)
+    losses_of = lambda out: stack.with_classes(out, batch)  # noqa: E731
+    known = Batch(inputs=inputs, noise=noise, losses_of=losses_of, lookahead=Still(), num_rows=len(LENGTHS))
+    steering.prepare(known)
     with steering.tap():
         outputs = Outputs(logits=model(**inputs).logits)
-    losses_of = lambda out: stack.with_classes(out, batch)  # noqa: E731
-    step = Step(outputs, inputs, noise, row_weights(len(LENGTHS), 2), losses_of, Still(), len(LENGTHS))
-    along, length = steering.look(step, due=True, new=True)
+    along, length = steering.look(Step(**vars(known), outputs=outputs, weights=row_weights(len(LENGTHS), 2)))
 
     truth = labels.reshape(-1, count)
     of_task = F.mse_loss if task == REGRESSION else F.binary_cross_entropy_with_logits
