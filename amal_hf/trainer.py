@@ -231,6 +231,7 @@ class AMALTrainer(Trainer):
             num_rows=find_batch_size(read) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
             due=after % self.args.meta_every == 0,
             new=new,
+            last=self.accelerator.sync_gradients,
             temperatures=len(self.stack.temperatures),
             summed=partial(summed, self.accelerator),
         )

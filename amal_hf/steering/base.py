@@ -31,7 +31,7 @@ class Batch:
         lookahead: the virtual step.
         num_rows: N of (E1), the effective batch over processes and accumulation.
         due: a lookahead is due at this optimizer step.
-        new: this is the first micro-batch of the optimizer step.
+        new, last: this is the first, the last micro-batch of the optimizer step.
         temperatures: J.
         summed: gradients of this process -> their sum over all processes.
     """
@@ -43,6 +43,7 @@ class Batch:
     num_rows: int
     due: bool = True
     new: bool = True
+    last: bool = True
     temperatures: int = 0
     summed: Callable[[Tensors], Tensors] = dict
 

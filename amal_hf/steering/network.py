@@ -34,6 +34,7 @@ class NetworkSteering(Steering):
         if task != SINGLE_LABEL:
             self.sharpness = torch.zeros(())
         self.lookaheads = torch.zeros((), dtype=torch.long)
+        self._direction: Tensors | None = None
         self._prepared: tuple[Tensor, Tensor] | None = None
 
     def tap(self) -> AbstractContextManager[Any]:
@@ -42,26 +43,35 @@ class NetworkSteering(Steering):
         return nullcontext() if isinstance(self.estimator, FiniteDifference) else sdpa_kernel(SDPBackend.MATH)
 
     def prepare(self, batch: Batch) -> None:
-        # θ′ = θ: v owes nothing to this batch, and its graph and the training forward's never share the memory
-        if batch.due and isinstance(batch.lookahead, Still):
-            self._prepared = self._along(batch)
+        if not batch.due or not isinstance(batch.lookahead, Still):
+            return
+        # θ′ = θ: v owes nothing to this batch. Micro-batches share it, and its graph is gone before theirs is there
+        problem = self._problem(batch)
+        if batch.new or self._direction is None:
+            self._direction = problem.direction()
+        self._prepared = self._along(problem, self._direction)
+        if batch.last:
+            self._direction = None
 
     def look(self, step: Step) -> tuple[Tensor, Tensor] | None:
         if not step.due:
             return None
         found, self._prepared = self._prepared, None
-        return found or self._along(step, step.padded_weights.detach(), self._shared_gradient(step))
+        if found is None:
+            problem = self._problem(step, step.padded_weights.detach(), self._shared_gradient(step))
+            found = self._along(problem, problem.direction())
+        return found
 
-    def _along(
+    def _problem(
         self, batch: Batch, weights: Tensor | None = None, known_gradient: Tensors | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """D and ‖v‖; `weights` and the gradient they make, where the lookahead moves along it."""
+    ) -> OutputsProblem:
+        """The bilevel problem; `weights` and the gradient they make, where the lookahead moves along it."""
         self.lookaheads += int(batch.new)
         rows = self.sampler(int(self.lookaheads))
         labels = self.labels[torch.as_tensor(rows, device=self.labels.device)]
         judge = PureModel(self.model, self.encode(rows), training=False)
         student = PureModel(self.model, batch.inputs, training=True, noise=batch.noise)
-        problem = OutputsProblem.through(
+        return OutputsProblem.through(
             student,
             lambda outputs: batch.losses_of(Outputs(outputs)),
             params={name: p.detach() for name, p in trainable(self.model).items()},
@@ -71,7 +81,8 @@ class NetworkSteering(Steering):
             num_rows=batch.num_rows,
             known_gradient=known_gradient,
         )
-        direction = problem.direction()
+
+    def _along(self, problem: OutputsProblem, direction: Tensors) -> tuple[Tensor, Tensor]:
         with self._precision():
             return self.estimator.directional(problem, direction), length_of(direction)
 

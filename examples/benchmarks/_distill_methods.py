@@ -168,7 +168,7 @@ def methods(alphas: Sequence[float], temperatures: Sequence[float]) -> dict[str,
         "learning to reweight": steered("l2r"),
         "trust": steered("trust", TEACHER),
         "trust, T learned": steered("trust", TEACHER, temperature="learned"),
-        "trust, every 10": steered("trust", TEACHER, meta_every=10),
+        "trust, every 5": steered("trust", TEACHER, meta_every=5),
     }
 
 

@@ -125,7 +125,7 @@ ROWS: dict[str, Row] = {
     "plain": Row(),
     "distillation by hand": Row(),
     "fixed": Row({"recipe": "fixed"}, targets={0: 1.05}),
-    "trust": Row({"recipe": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={5: 1.10}),
+    "trust": Row({"recipe": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={10: 1.10}),
     "denoise": Row({"recipe": "denoise", "slow_start": 0.0}, always=1.0),
 }
 for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():

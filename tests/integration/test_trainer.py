@@ -98,16 +98,26 @@ def test_lookaheads_come_every_meta_every_steps(build):
     assert int(trainer._steering.lookaheads) == 3
 
 
+def test_clean_rows_are_encoded_before_the_training_forward(build):
+    trainer, seen = build({"recipe": "trust", "meta_start": 0, "meta_every": 1, "max_steps": 2}), []
+    trainer.model.register_forward_hook(lambda model, *_: seen.append((model.training, torch.is_grad_enabled())))
+    trainer.train()
+    encoded, training = (False, False), (True, True)
+    assert seen[-3:] == [training, encoded, training]
+
+
 @pytest.mark.parametrize("lookahead", ["none", "sgd"])
 def test_the_graph_of_the_clean_rows_is_gone_before_the_training_forward(lookahead, build):
-    """Unless the lookahead follows that forward's own gradient: then it waits for it."""
+    """And micro-batches share it; unless the lookahead follows the gradient of each: then it waits for that."""
     settings = {"recipe": "amal-step", "lookahead": lookahead, "lookahead_params": "all", "estimator": "difference"}
+    settings |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     trainer, seen = build({**settings, "max_steps": 2}), []
     trainer.model.register_forward_hook(lambda model, *_: seen.append((model.training, torch.is_grad_enabled())))
     trainer.train()
     judge, probe, training = (False, True), (True, False), (True, True)
-    asked = [judge, probe, probe]
-    assert seen == 2 * ([*asked, training] if lookahead == "none" else [training, *asked])
+    shared = [judge, probe, probe, training, probe, probe, training]
+    assert seen == 2 * (shared if lookahead == "none" else 2 * [training, judge, probe, probe])
+    assert trainer._steering._direction is None  # as large as the model: not kept between steps
 
 
 @pytest.mark.parametrize("params", ["head", "all"])
