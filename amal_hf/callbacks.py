@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.metagrad import HeadClosedForm, HeadTap, Noise, PureModel
 from amal_hf.mixing import Rows
-from amal_hf.steering import HeadSteering, Step, everyones, split_along
+from amal_hf.steering import HeadSteering, Step, everyones, length_of, split_along
 
 if TYPE_CHECKING:
     from amal_hf.trainer import AMALTrainer
@@ -99,7 +99,6 @@ def _refresh_group(
         problem = steering.problem(hidden, step, clean)
         direction = problem.direction()
         along = HeadClosedForm().directional(problem, direction)
-        length = torch.stack([v.square().sum() for v in direction.values()]).sum().sqrt()
-        gradient, _ = split_along(along, length, step, trainer.args.mixing_scale)
+        gradient, _ = split_along(along, length_of(direction), step, trainer.args.mixing_scale)
         trainer.mixing.update(rows, gradient)
         trainer.mixing.commit()

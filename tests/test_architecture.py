@@ -22,11 +22,10 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # same-floor imports that are part of the plan: files hold tensors, the trainer adds its callback and writes its
-# card, a steering is chosen and made from a configuration, the commands call one another
+# card and checkpoints, a steering is chosen and made from a configuration, the commands call one another
 NEIGHBOURS = {
     ("_files", "_types"), ("trainer", "callbacks"), ("trainer", "card"), ("trainer", "checkpoints"),
-    ("steering", "config"),
-    ("choices", "config"), ("choices", "steering"), ("distill", "loading"),
+    ("steering", "config"), ("choices", "config"), ("choices", "steering"), ("distill", "loading"),
     ("demo", "runs"), ("cli", "runs"), ("runs", "denoising"), ("runs", "teachers"), ("cli", "denoising"),
     ("cli", "demo"), ("__main__", "cli"),
 }  # fmt: skip

@@ -13,7 +13,7 @@ advised by the classes.
 =============================  =============================================================
 """
 
-from amal_hf.steering.base import Batch, Encode, MetaSampler, Steering, Step, split_along
+from amal_hf.steering.base import Batch, Encode, MetaSampler, Steering, Step, length_of, split_along
 from amal_hf.steering.head import HeadSteering
 from amal_hf.steering.network import FORWARD_MODE_ATTENTION, NetworkSteering
 from amal_hf.steering.processes import everyones, of_all_processes, summed
@@ -28,6 +28,7 @@ __all__ = [
     "Steering",
     "Step",
     "everyones",
+    "length_of",
     "of_all_processes",
     "split_along",
     "summed",
