@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import is_bitsandbytes_available, logging
 
@@ -189,14 +190,32 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         return
     if args.gradient_accumulation_steps > 1 and (args.lookahead != "none" or args.center):
         logger.info("`gradient_accumulation_steps`: the first micro-batch stands for its step in θ′ and in the centre")
-    sharded = {"fsdp": trainer.is_fsdp_enabled, "deepspeed": trainer.is_deepspeed_enabled}
+    fsdp2 = by_fsdp2(trainer)
     split = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1
-    for name in (name for name, found in {**sharded, "parallelism_config": split}.items() if found):
+    ways = {
+        "fsdp": trainer.is_fsdp_enabled and not fsdp2,
+        "deepspeed": trainer.is_deepspeed_enabled,
+        "parallelism_config": split,
+    }
+    for name in (name for name, found in ways.items() if found):
         raise ValueError(
-            f"`{name}`: expected whole parameters and whole rows on every process, where the lookahead reads them; "
-            f"found them split by {name}. Use plain data parallelism (`accelerate launch --num_processes N`) and save "
-            "memory by bf16, gradient checkpointing or LoRA; or set mixing='fixed'."
+            f"`{name}`: expected whole rows on every process, and parameters that the lookahead can put together; "
+            f"found them split by {name}. Use FSDP2 (fsdp=True), or plain data parallelism (`accelerate launch "
+            "--num_processes N`) with bf16, gradient checkpointing or LoRA; or set mixing='fixed'."
         )
+    reads = {"lookahead_params": ("head", args.lookahead_params), "lookahead": ("none", args.lookahead)}
+    for name, (instead, found) in reads.items():
+        if fsdp2 and found in ("all", "optimizer", "optimizer-exact"):
+            raise ValueError(
+                f"`{name}`: {found!r} expects every parameter and the optimizer's state whole on every process, found "
+                f"them split by FSDP2. Set {name}={instead!r}, or use plain data parallelism."
+            )
+
+
+def by_fsdp2(trainer: Any) -> bool:
+    """Whether each process holds a part of every parameter, by Accelerate's FSDP2 or by `distributed_config`."""
+    by_accelerate = trainer.is_fsdp_enabled and getattr(trainer.accelerator.state.fsdp_plugin, "fsdp_version", 1) == 2
+    return by_accelerate or any(isinstance(p, DTensor) for p in trainer.model.parameters())
 
 
 def _check_without_classes(task: str, args: AMALConfig, mixing: Mixing) -> None:

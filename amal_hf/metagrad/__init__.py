@@ -14,7 +14,7 @@ from amal_hf.metagrad.estimators import (
     HeadClosedForm,
     MetaGradient,
 )
-from amal_hf.metagrad.functional import Noise, PureModel, in_float32, in_mode, model_outputs, trainable
+from amal_hf.metagrad.functional import Noise, PureModel, in_float32, in_mode, model_outputs, trainable, whole
 from amal_hf.metagrad.head import Head, HeadTap, find_head
 from amal_hf.metagrad.lookahead import SGD, Adam, Lookahead, Still
 from amal_hf.metagrad.memory import ridge_leave_one_out
@@ -43,4 +43,5 @@ __all__ = [
     "model_outputs",
     "ridge_leave_one_out",
     "trainable",
+    "whole",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 
 from amal_hf._types import Outputs, Tensors
@@ -74,6 +75,16 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 def trainable(model: nn.Module) -> Tensors:
     """Parameters that the optimizer moves, by name; tied ones once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def whole(param: Tensor) -> Tensor:
+    """A parameter of which FSDP2 leaves each process a part, put together (all processes must ask); others as they are.
+
+    Example:
+        >>> whole(torch.ones(2))
+        tensor([1., 1.])
+    """
+    return param.full_tensor() if isinstance(param, DTensor) else param
 
 
 def model_outputs(raw: Any) -> Outputs:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amal_hf._types import Tensors
-from amal_hf.metagrad.functional import Noise, in_mode, model_outputs
+from amal_hf.metagrad.functional import Noise, in_mode, model_outputs, whole
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Head:
         return self.weight, self.bias
 
     def params(self) -> Tensors:
-        """`weight` `[C, H]` and `bias` `[C]`, by their names in the model."""
-        found = {self.weight: self.module.weight}
+        """`weight` `[C, H]` and `bias` `[C]`, by their names in the model; whole, also where FSDP2 splits them."""
+        found = {self.weight: whole(self.module.weight)}
         if self.bias is not None:
-            found[self.bias] = self.module.bias
+            found[self.bias] = whole(self.module.bias)
         return found
 
     def logits(self, params: Tensors, features: Tensor) -> Tensor:
@@ -92,7 +92,9 @@ def find_head(model: nn.Module, inputs: Mapping[str, Any]) -> Head | None:
     `logits_proj`, a decoder's `score`, the active copy of a PEFT head.
     """
     seen: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
-    linears = [m for m in model.modules() if type(m) is nn.Linear and m.weight.requires_grad]
+    # by its forward: FSDP2 makes a subclass of the layers that it splits
+    plain = (m for m in model.modules() if isinstance(m, nn.Linear) and type(m).forward is nn.Linear.forward)
+    linears = [m for m in plain if m.weight.requires_grad]
     handles = [m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0], out)})) for m in linears]
     try:
         noise = Noise(next(model.parameters()).device)

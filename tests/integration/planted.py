@@ -101,8 +101,10 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def make_trainer(folder: Path, settings: Mapping[str, Any] | None = None, **given: Any) -> AMALTrainer:
-    """An `AMALTrainer` on the planted problem; `settings` go to `AMALConfig`, the rest to the trainer."""
+def make_trainer(
+    folder: Path, settings: Mapping[str, Any] | None = None, kind: type[AMALTrainer] = AMALTrainer, **given: Any
+) -> AMALTrainer:
+    """A trainer on the planted problem; `settings` go to `AMALConfig`, `given` to the trainer."""
     args = AMALConfig(str(folder), **{**SETTINGS, **(settings or {})})
     if "model_init" not in given:
         given.setdefault("model", make_student())
@@ -110,7 +112,7 @@ def make_trainer(folder: Path, settings: Mapping[str, Any] | None = None, **give
     given.setdefault("train_dataset", make_rows(32, wrong=0.4))
     given.setdefault("meta_dataset", make_rows(12, seed=1))
     given.setdefault("processing_class", make_tokenizer())
-    return AMALTrainer(args=args, **given)
+    return kind(args=args, **given)
 
 
 def parameters(trainer: Any) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from amal_hf.steering import everyones
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from launched import CASES, ended  # noqa: E402
+from launched import BY_ACCELERATE, BY_TRANSFORMERS, CASES, SPLIT, ended  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +34,33 @@ def launched(tmp_path_factory) -> Path:
     return folder
 
 
+WAYS = [("", case) for case in CASES] + [(way, case) for way in (BY_TRANSFORMERS, BY_ACCELERATE) for case in SPLIT]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_are_one(case, launched, tmp_path):
-    first, second = (load_file(launched / f"{case}-2-{rank}.safetensors") for rank in (0, 1))
+@pytest.mark.parametrize(("way", "case"), WAYS)
+def test_two_processes_are_one(way, case, launched, tmp_path):
+    """Each with the whole student (DDP), or with a part of every parameter (FSDP2)."""
+    first, second = (load_file(launched / way / f"{case}-2-{rank}.safetensors") for rank in (0, 1))
     assert identical(first, second) == [], "the processes differ"
     alone, logs = ended(tmp_path, case, processes=1)
     # trust sharpens what it computes in float32: exp(τ · a unit vector), products over sources
     assert furthest(alone, first) < (1e-5 if "trust" in case or case == "stream" else 1e-6)
-    together = json.loads((launched / f"{case}-2-0.json").read_text())
+    together = json.loads((launched / way / f"{case}-2-0.json").read_text())
     for mine, theirs in zip(logs, together, strict=True):
         assert mine.keys() == theirs.keys()
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_continue_where_they_stopped(launched):
+@pytest.mark.parametrize("way", ["", BY_ACCELERATE])
+def test_two_processes_continue_where_they_stopped(way, launched):
     for rank in (0, 1):
-        whole, resumed = (load_file(launched / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
+        whole, resumed = (load_file(launched / way / f"{name}-{rank}.safetensors") for name in ("whole", "resumed"))
         assert identical(whole, resumed) == []
-    kept = {path.name for path in (launched / "whole").iterdir()}
+    kept = {path.name for path in (launched / way / "whole").iterdir()}
     assert kept == {"checkpoint-10", "checkpoint-15"}
-    files = {path.name for path in (launched / "whole" / "checkpoint-15").iterdir()}
+    files = {path.name for path in (launched / way / "whole" / "checkpoint-15").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json", "amal_state.safetensors"} <= files
 
 
@@ -70,22 +75,45 @@ def test_rows_of_a_stream_all_count():
     assert len(index) == len(every) == 3
 
 
-@pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
-@pytest.mark.parametrize("learns", [True, False])
-def test_split_parameters_are_refused_where_they_are_read(way, learns, build, monkeypatch):
-    """Neither runs on a CPU: what is faked is that the accelerator says so."""
+@pytest.fixture
+def launched_with(monkeypatch):
+    """Nothing is launched: what is faked is that the accelerator says so."""
     prepared = AMALTrainer.create_accelerator_and_postprocess
 
-    def says_so(trainer):
-        prepared(trainer)
-        setattr(trainer, f"is_{way}_enabled", True)
+    def says_so(way, fsdp2=False):
+        def create(trainer):
+            prepared(trainer)
+            setattr(trainer, f"is_{way}_enabled", True)
 
-    monkeypatch.setattr(AMALTrainer, "create_accelerator_and_postprocess", says_so)
+        monkeypatch.setattr(AMALTrainer, "create_accelerator_and_postprocess", create)
+        monkeypatch.setattr("amal_hf.choices.checks.by_fsdp2", lambda trainer: fsdp2)
+
+    return says_so
+
+
+@pytest.mark.parametrize("way", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize("learns", [True, False])
+def test_parameters_that_cannot_be_put_together_are_refused(way, learns, build, launched_with):
+    """ZeRO, and FSDP as it was before FSDP2."""
+    launched_with(way)
     if not learns:
         build({"recipe": "fixed"})
         return
-    with pytest.raises(ValueError, match=f"`{way}`: expected whole parameters .* Use plain data parallelism"):
+    with pytest.raises(ValueError, match=rf"`{way}`: expected whole rows .* Use FSDP2 \(fsdp=True\), or plain data"):
         build({"recipe": "trust"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"recipe": "amal-step", "lookahead_params": "all"}, "`lookahead_params`: 'all' .*lookahead_params='head'"),
+        ({"recipe": "trust", "lookahead": "optimizer"}, "`lookahead`: 'optimizer' .*lookahead='none'"),
+    ],
+)
+def test_what_reads_every_parameter_is_refused_where_each_is_in_parts(settings, told, build, launched_with):
+    launched_with("fsdp", fsdp2=True)
+    with pytest.raises(ValueError, match=told):
+        build(settings)
 
 
 def test_data_parallel_is_refused(build, monkeypatch):

@@ -288,17 +288,23 @@ ROWS: dict[str, Callable[[Build, str], str]] = {
 }
 # of how it is launched: checked by tests/integration/test_launch.py
 LAUNCHED = {
-    "two processes (DDP)": "exact: = one process with the same rows a step",
-    "FSDP, DeepSpeed ZeRO": "fixed weights run; learned ones are refused: use DDP with bf16, checkpointing or LoRA",
-    "nn.DataParallel": "refused: use accelerate launch",
-}
+    "two processes (DDP)": ("exact: = one process with the same rows a step",) * 2,
+    "two processes (FSDP2)": (
+        "exact: = one process with the same rows a step",
+        "refused: use lookahead_params='head', or DDP",
+    ),
+    "DeepSpeed ZeRO, FSDP1": (
+        "learned weights are refused: use FSDP2, or DDP with bf16, checkpointing or LoRA",
+    ) * 2,
+    "nn.DataParallel": ("refused: use accelerate launch",) * 2,
+}  # fmt: skip
 SLOW = {*ARCHITECTURES, "LoRA (PEFT)", "frozen layers", "frozen head", "torch.compile (aot_eager)"} - {"BERT"}
 
 
 def table(cells: dict[tuple[str, str], str]) -> str:
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {row} | " + " | ".join(cells[row, moves] for moves in COLUMNS) + " |" for row in ROWS]
-    lines += [f"| {row} |" + f" {promise} |" * len(COLUMNS) for row, promise in LAUNCHED.items()]
+    lines += [f"| {row} | " + " | ".join(promises) + " |" for row, promises in LAUNCHED.items()]
     return "\n".join(lines) + "\n"
 
 
