@@ -51,7 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "normalize": "mean",
     },
     # The default of `amal-hf train`: what the clean rows know is asked once, before training (`amal_hf.evidence`), so
-    # that they can be trained on as well; the student's slow copy corrects it from then on.
+    # that they can be trained on as well. No lookahead and no further forward: a step costs what a plain one does.
     "denoise": {"mixing": "corrected", "normalize": "mean", "evidence_column": "evidence"},
     # The incumbent: hand-set weights, all equal unless `mixing_start` says otherwise.
     "fixed": {"mixing": "fixed"},

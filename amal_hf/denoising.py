@@ -27,7 +27,7 @@ from amal_hf.trainer import AMALTrainer
 from amal_hf.weak.voted import cast_votes, check_functions
 
 PARQUET = "corpus.parquet"
-ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "self": SlowCopy(), "gold": CrossEntropy(GOLD)}
+ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "gold": CrossEntropy(GOLD)}
 """Sources of recipe "denoise", beside the votes."""
 
 
@@ -67,7 +67,7 @@ def add_evidence(
     votes_column: str,
     teacher_columns: list[str],
 ) -> tuple[dict[str, Dataset], dict[str, Loss]]:
-    """What recipe "denoise" adds to a run: columns of evidence, the clean rows in the batches, and three sources.
+    """What recipe "denoise" adds to a run: columns of evidence, the clean rows in the batches, and two sources.
 
     Args:
         parts: `train` and `meta` (the clean rows), and any other split.
@@ -76,7 +76,7 @@ def add_evidence(
         teacher_columns: logits; those that the clean rows have as well are weighed as further experts.
 
     Returns:
-        parts whose `train` also holds the clean rows, and losses with "probe", "self" and "gold" besides.
+        parts whose `train` also holds the clean rows, and losses with "probe" and "gold" besides.
     """
     if args.evidence_column in parts["train"].column_names:
         return dict(parts), dict(losses)

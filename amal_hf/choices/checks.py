@@ -18,7 +18,7 @@ from amal_hf._types import ROW_ID
 from amal_hf.config import WITHOUT_CLASSES, AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, guard_splits
 from amal_hf.evidence import without_gold
-from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
+from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote, SlowCopy
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Corrected, Mixing, Trust
 
@@ -186,14 +186,19 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         logger.info("`train_dataset` is a stream: weights are found for each batch anew, and none are kept by row")
     if trainer.task != SINGLE_LABEL:
         _check_without_classes(trainer.task, args, mixing)
+    in_parts = by_fsdp2(trainer)
+    if trainer.stack.position(SlowCopy) is not None and (in_parts or trainer.is_fsdp_enabled):
+        raise ValueError(
+            "`losses`: SlowCopy keeps a copy of every parameter, and expects them whole on every process; found them "
+            "split by FSDP. Leave it out, or use plain data parallelism."
+        )
     if not mixing.learns:
         return
     if args.gradient_accumulation_steps > 1 and (args.lookahead != "none" or args.center):
         logger.info("`gradient_accumulation_steps`: the first micro-batch stands for its step in θ′ and in the centre")
-    fsdp2 = by_fsdp2(trainer)
     split = trainer.get_tp_size() * trainer.get_cp_size() * trainer.get_sp_size() > 1
     ways = {
-        "fsdp": trainer.is_fsdp_enabled and not fsdp2,
+        "fsdp": trainer.is_fsdp_enabled and not in_parts,
         "deepspeed": trainer.is_deepspeed_enabled,
         "parallelism_config": split,
     }
@@ -205,7 +210,7 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         )
     reads = {"lookahead_params": ("head", args.lookahead_params), "lookahead": ("none", args.lookahead)}
     for name, (instead, found) in reads.items():
-        if fsdp2 and found in ("all", "optimizer", "optimizer-exact"):
+        if in_parts and found in ("all", "optimizer", "optimizer-exact"):
             raise ValueError(
                 f"`{name}`: {found!r} expects every parameter and the optimizer's state whole on every process, found "
                 f"them split by FSDP2. Set {name}={instead!r}, or use plain data parallelism."

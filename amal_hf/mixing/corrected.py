@@ -1,4 +1,4 @@
-"""Weights from a corrected label: what clean rows knew beforehand, and what the student has learned since."""
+"""Weights from a corrected label: what clean rows knew beforehand (and what a slow copy has learned since)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Corrected(Mixing):
 
     $$\pi_i \propto \pi^0_i{}^{1/2}\, p(\bar\theta)_i{}^{1/2}, \qquad \lambda_{ik} = \sum_c \pi_{ic}\, q_{ikc}$$
 
-    with $\pi^0$ the column of evidence (see `amal_hf.evidence`) and $p(\bar\theta)$ the student's slow copy; before
-    the copy speaks, and without one, π = π⁰. Learns nothing by itself, so no lookahead is paid for: what the clean
-    rows have to say stands in the column, asked before the student could memorise them, so that they can be trained
-    on as well.
+    with $\pi^0$ the column of evidence (see `amal_hf.evidence`) and $p(\bar\theta)$ the student's slow copy, where
+    one is among the sources; before it speaks, and without one, π = π⁰. Learns nothing by itself, so no lookahead is
+    paid for: what the clean rows have to say stands in the column, asked before the student could memorise them, so
+    that they can be trained on as well.
 
     A teacher's distribution tells a student more than the one class that anybody else names (Hinton et al., 2015),
     so the loss hears the others as far as no teacher is believed, and teachers share what the best of them is worth:

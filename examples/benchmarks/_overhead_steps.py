@@ -126,7 +126,8 @@ ROWS: dict[str, Row] = {
     "distillation by hand": Row(),
     "fixed": Row({"recipe": "fixed"}, targets={0: 1.05}),
     "trust": Row({"recipe": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={10: 1.10}),
-    "denoise": Row({"recipe": "denoise", "slow_start": 0.0}, always=1.0),
+    "denoise": Row({"recipe": "denoise"}, targets={0: 1.10}),
+    "denoise, slow copy": Row({"recipe": "denoise", "slow_start": 0.0}, always=1.0),
 }
 for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():
     ROWS |= {
@@ -140,7 +141,8 @@ for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():
     }
 
 DOUBLE = "double backward"
-SLOW_ROWS = ("plain", "fixed", "trust", *(f"{each}, meta 1/2" for each in ("head", "forward", "difference", DOUBLE)))
+_EXACT = ("head", "forward", "difference", DOUBLE)
+SLOW_ROWS = ("plain", "fixed", "trust", "denoise", *(f"{each}, meta 1/2" for each in _EXACT))
 """The rows that have a target, for models on which a step takes long."""
 
 
@@ -300,7 +302,8 @@ class Stepper:
         given = dict(self.row.config or {})
         losses: dict[str, Any] = _pair()
         if given.get("recipe") == "denoise":
-            losses = {"rules": LabelingFunctions(), "probe": CrossEntropy("probe"), "self": SlowCopy()}
+            losses = {"rules": LabelingFunctions(), "probe": CrossEntropy("probe")}
+            losses |= {"self": SlowCopy()} if self.row.always else {}
         else:
             train = train.remove_columns(["evidence", "probe", "weak_labels"])
         if self.row.every:  # lookaheads at even steps, from the first

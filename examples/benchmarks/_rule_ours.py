@@ -16,7 +16,7 @@ from amal_hf.runs import default_model, load_student
 
 
 def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
-    """Every labeling function, a probe of the clean rows, the student's slow copy, and gold: weighted per row.
+    """Every labeling function, a probe of the clean rows, and gold: weighted per row.
 
     Returns:
         logits `[N, C]` of the test rows.

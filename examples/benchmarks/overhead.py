@@ -40,7 +40,7 @@ from _overhead_steps import DOUBLE, ROWS, SLOW_ROWS, Scene
 
 from amal_hf._files import write_json, write_whole
 
-BOOKED = ("fixed", "trust")
+BOOKED = ("fixed", "trust", "denoise")
 BOOKED_SHARE, MEMORY = 0.01, 1.10
 SIZES = (10**4, 10**6, 10**8)
 Cell = dict[str, Any]
@@ -172,7 +172,7 @@ def entries(name: str, found: Cell, plain: Cell) -> list[list[str]]:
         verdict, target = "", ROWS[name].targets.get(every)
         if target is not None:
             verdict = f"≤ {target:.2f}: {'met' if middle <= target else f'missed by {middle - target:.2f}'}"
-            if name == "trust" and plain:
+            if name in ("trust", "denoise") and plain:
                 verdict += f"; memory ≤ {MEMORY:.2f}: {'met' if float(beside[0]) <= MEMORY else 'missed'}"
         often, spread = str(every) if every else "–", f"{low:.2f}–{high:.2f}"
         lines.append([name, often, f"{middle:.2f}", spread, f"{floor:.2f}", f"{middle / floor - 1:+.0%}",

@@ -79,7 +79,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 
 def test_sources_are_called_by_their_functions(run_dir):
     run = json.loads((run_dir / "run.json").read_text())
-    assert run["sources"] == [*(f"rules/{name}" for name in NAMES), "probe", "self", "gold"]
+    assert run["sources"] == [*(f"rules/{name}" for name in NAMES), "probe", "gold"]
     assert run["data"] == {"train": 60, "test": 30, "meta": 24}
     assert run["asserts"]["probe"] == "probe" and run["asserts"]["gold"] is None and run["primary"] is None
     assert set(json.loads((run_dir / "metrics.json").read_text())) == {"test"}
@@ -113,7 +113,7 @@ def test_corpus_goes_round(run_dir, tmp_path, capsys):
     np.testing.assert_allclose(saved["confidence"][:], probabilities.max(1))
     assert isinstance(saved.features["label"], ClassLabel) and saved.features["label"].names == planted.NAMES
     trust = saved["trust"][:]
-    assert list(trust[0]) == [*(f"rules/{name}" for name in NAMES), "probe", "self"]  # gold speaks on none of them
+    assert list(trust[0]) == [*(f"rules/{name}" for name in NAMES), "probe"]  # gold speaks on none of them
     for told, votes in zip(trust, saved["votes"][:], strict=True):
         assert [told[f"rules/{name}"] is None for name in NAMES] == [vote == -1 for vote in votes]
     truth = np.arange(60) % 3

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from planted import furthest, identical
 from safetensors.torch import load_file
 
-from amal_hf import AMALTrainer
+from amal_hf import AMALTrainer, CrossEntropy, SlowCopy
 from amal_hf.steering import everyones
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -114,6 +114,12 @@ def test_what_reads_every_parameter_is_refused_where_each_is_in_parts(settings, 
     launched_with("fsdp", fsdp2=True)
     with pytest.raises(ValueError, match=told):
         build(settings)
+
+
+def test_a_slow_copy_is_refused_where_each_parameter_is_in_parts(build, launched_with):
+    launched_with("fsdp", fsdp2=True)
+    with pytest.raises(ValueError, match=r"`losses`: SlowCopy .* Leave it out"):
+        build({"recipe": "fixed"}, losses={"label": CrossEntropy(), "self": SlowCopy()})
 
 
 def test_data_parallel_is_refused(build, monkeypatch):

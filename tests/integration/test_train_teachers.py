@@ -114,7 +114,7 @@ def oracle(folder: Path, said: list[str]) -> torch.Tensor:
 
 def test_every_checkpoint_is_a_source_of_its_own(corpus, two):
     run = json.loads((two[0] / "run.json").read_text())
-    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "self", "gold"]
+    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "gold"]
     said = {"label": "label", "checkpoint-9": "teachers/0", "checkpoint-10": "teachers/1", "probe": "probe"}
     assert {name: what for name, what in run["asserts"].items() if what} == said
     rows = load_from_disk(str(two[0] / "rows"))
