@@ -37,8 +37,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Version 1 of the same paper: a convex mixture per row.
     "alm-kd": {"mixing": "instance", "constraint": "simplex", "lookahead": "sgd"},
     "shared": {"mixing": "shared", "constraint": "simplex", "lookahead": "sgd"},
-    # Learning to reweight: the rectified meta-gradient is the weight, at θ′ = θ, anew at every step.
-    "l2r": {"mixing": "reweight"},
+    # Learning to reweight: the rectified meta-gradient of the whole network is the weight, at θ′ = θ, anew at every
+    # step. (Steered by the head alone it is another method, and a poor one.)
+    "l2r": {"mixing": "reweight", "lookahead_params": "all"},
     # Meta-Weight-Net: losses in, weights out. Held at mean 1 (the original is not): the net may sink every weight.
     "meta-weight-net": {"mixing": "meta-weight-net", "lookahead": "sgd", "mixing_lr": 1e-3, "normalize": "mean"},
     # A network that also reads votes and agreement; steered as "trust" is, twice as often.

@@ -112,12 +112,12 @@ def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
     return parts.predict(chosen)
 
 
-def steered(recipe: str) -> Callable[[Parts, int, int], np.ndarray]:
+def steered(recipe: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray]:
     """Weights per row on the majority vote's label, steered by the clean rows."""
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         votes = {"votes": MajorityVote()}
-        return parts.predict(learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe))
+        return parts.predict(learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe, **mixture))
 
     return method
 
@@ -155,6 +155,7 @@ METHODS: dict[str, Method] = {  # in the order in which they run
     "cage": Method(one_source("cage"), clean=False),
     "equal mix": Method(equal_mix),
     "learning to reweight": Method(steered("l2r")),
+    "learning to reweight, head": Method(steered("l2r", lookahead_params="head")),
     "meta-weight-net": Method(steered("meta-weight-net")),
     "amal (authors)": Method(amal),
     "best fixed": Method(best_fixed),

@@ -1,4 +1,4 @@
-"""From labeling functions and a few clean rows to a classifier: twelve methods, the same rows, the same steps.
+"""From labeling functions and a few clean rows to a classifier: thirteen methods, the same rows, the same steps.
 
     python examples/benchmarks/rule_denoising.py DATA_DIR                 # 2 cores
     python examples/benchmarks/rule_denoising.py DATA_DIR --scale full    # a GPU

@@ -62,7 +62,7 @@ def test_budgets_that_differ_come_in_order(module, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", str(ROOT), "--datasets", "tests", "--budgets", "10", "all", "--seeds", "0"])
     jobs = [(job.method, job.case) for job in script.plan(script.arguments())]
     assert jobs[:3] == [("majority vote", "none"), ("vote then clean", "10"), ("clean only", "10")]
-    assert jobs[-1] == ("best fixed", "all") and len(jobs) == 4 + 2 * 8
+    assert jobs[-1] == ("best fixed", "all") and len(jobs) == 4 + 2 * 9
 
 
 @pytest.mark.slow
