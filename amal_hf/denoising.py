@@ -20,7 +20,7 @@ from amal_hf._files import replaced_folder
 from amal_hf._types import ROW_ID
 from amal_hf.config import DEFAULTS, AMALConfig
 from amal_hf.data import LABEL_ALIASES, LABELS, check_said
-from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold
+from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold, without_gold
 from amal_hf.evidence.known import logits_of
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
 from amal_hf.trainer import AMALTrainer
@@ -137,11 +137,12 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
 
     Args:
         trainer: after training.
-        rows: its training rows as they were before tokens; the gold rows among them are left out.
+        rows: its training rows as they were before tokens; the gold rows behind them are left out.
     """
-    probs = _probabilities(trainer)
-    mask, target = _said(trainer, probs.shape[-1])
-    weights = trainer.history.last_weights().float()
+    rows, tokens = without_gold(rows), without_gold(trainer.train_dataset)
+    probs = _probabilities(trainer, tokens)
+    mask, target = _said(trainer, tokens, probs.shape[-1])
+    weights = trainer.history.last_weights()[: len(rows)].float()
     slow = trainer.stack.position(SlowCopy)
     if slow is not None:  # what it said is not kept, only how far it was believed
         mask[:, slow] = True
@@ -149,7 +150,7 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
     heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
-        ROW_ID: trainer.positions.ids.tolist(),
+        ROW_ID: trainer.positions.ids[: len(rows)].tolist(),
         "text": text,
         "label": [-1] * len(rows),
         "majority": _argmax(target.sum(1)),
@@ -175,10 +176,7 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     columns["corrected"] = corrected(claimed, probs, known).tolist()
     if "true_label" in rows.column_names:
         columns["true_label"] = rows["true_label"][:]
-    explained = Dataset.from_dict(columns)
-    if GOLD not in rows.column_names:
-        return explained
-    return explained.select(np.flatnonzero(np.asarray(rows[GOLD][:]) == -100))
+    return Dataset.from_dict(columns)
 
 
 def clean_opinions(clean: Dataset, stack: LossStack) -> Dataset | None:
@@ -217,19 +215,18 @@ def _opinions(heard: torch.Tensor) -> dict[str, Any]:
     return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
 
 
-def _probabilities(trainer: AMALTrainer) -> torch.Tensor:
-    """The student's, `[N, C]`, of every training row in order."""
+def _probabilities(trainer: AMALTrainer, rows: Dataset) -> torch.Tensor:
+    """The student's, `[N, C]`, of rows in their order."""
     strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
     try:  # "group_by_length" would also order what is predicted
-        predicted = trainer.predict(trainer.train_dataset).predictions
+        predicted = trainer.predict(rows).predictions
     finally:
         trainer.args.train_sampling_strategy = strategy
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
-def _said(trainer: AMALTrainer, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _said(trainer: AMALTrainer, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
-    rows = trainer.train_dataset
     keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
     loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
     said = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]

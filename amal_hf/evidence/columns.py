@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.utils import tqdm
 from torch import Tensor, nn
@@ -177,13 +179,20 @@ def without_gold(train: Any) -> Any:
 def mean_pooled(
     model: nn.Module, tokenizer: Any, text_columns: Sequence[str], max_length: int, bf16: bool
 ) -> Callable[[Dataset], Tensor]:
-    """rows -> features `[N, H]` of unit length: the encoder's last hidden states, mean over tokens."""
-    device = next(model.parameters()).device
+    """rows -> features `[N, H]` of unit length: the encoder's last hidden states, mean over tokens.
+
+    Every process of a launch encodes its share of the rows, and has the features of all.
+    """
+    device, here = next(model.parameters()).device, PartialState()
     encoder = getattr(model, "base_model", model)
 
     def features(rows: Dataset) -> Tensor:
-        starts = tqdm(range(0, len(rows), AT_ONCE), desc="Weighing evidence")
-        return torch.cat([encoded(rows.select(range(start, min(start + AT_ONCE, len(rows))))) for start in starts])
+        share = -(-len(rows) // here.num_processes)
+        # the last rows again where they do not go round: every process gathers as many
+        mine = (share * here.process_index + np.arange(share)).clip(max=len(rows) - 1)
+        starts = tqdm(range(0, share, AT_ONCE), desc="Weighing evidence", disable=not here.is_main_process)
+        found = torch.cat([encoded(rows.select(mine[start : start + AT_ONCE])) for start in starts])
+        return gather(found.to(here.device)).cpu()[: len(rows)]
 
     @torch.no_grad()
     def encoded(rows: Dataset) -> Tensor:

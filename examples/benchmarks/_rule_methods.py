@@ -117,7 +117,9 @@ def steered(recipe: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarr
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         votes = {"votes": MajorityVote()}
-        return parts.predict(learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe, **mixture))
+        return parts.predict(
+            learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe, **mixture)
+        )
 
     return method
 

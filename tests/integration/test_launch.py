@@ -18,7 +18,7 @@ from amal_hf.steering import everyones
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from launched import BY_ACCELERATE, BY_TRANSFORMERS, CASES, SPLIT, ended  # noqa: E402
+from launched import BY_ACCELERATE, BY_TRANSFORMERS, CASES, SPLIT, ended, weighed  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,13 @@ def test_two_processes_continue_where_they_stopped(way, launched):
     assert kept == {"checkpoint-10", "checkpoint-15"}
     files = {path.name for path in (launched / way / "whole" / "checkpoint-15").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json", "amal_state.safetensors"} <= files
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_reading_of_evidence(launched):
+    alone = weighed()
+    for rank in (0, 1):
+        assert furthest(alone, load_file(launched / f"evidence-{rank}.safetensors")) < 1e-5
 
 
 def test_each_row_counts_once():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import planted
 import pytest
@@ -234,13 +235,23 @@ def frozen_head(build: Build, moves: str) -> str:
 
 
 def eight_bits(build: Build, moves: str) -> str:
-    """Absent: said at the door. What it stands for where it is there: an optimizer that is not Adam."""
-    with pytest.raises(ValueError, match=r"`optim`: .*bitsandbytes.*pip install"):
+    """The package absent: said at the door. There: states of 8 bits, and λ as with those of 32."""
+    with (
+        patch("amal_hf.choices.checks.is_bitsandbytes_available", return_value=False),
+        pytest.raises(ValueError, match=r"`optim`: .*bitsandbytes.*pip install"),
+    ):
         trained(build, moves, optim="adamw_bnb_8bit")
+    large = [planted.make_student(hidden=64) for _ in range(2)]  # smaller matrices keep 32 bits
+    whole, half = (trained(build, moves, model, optim=f"adamw_{name}")
+                   for model, name in zip(large, ("torch", "bnb_8bit"), strict=True))  # fmt: skip
+    held = [s for state in half.optimizer.state.values() for s in state.values() if isinstance(s, torch.Tensor)]
+    assert any(state.dtype == torch.uint8 for state in held)
+    assert (moved(whole) - moved(half)).abs().nan_to_num().max() < 0.05
     moved(trained(build, moves, optim="adafactor"))
-    with pytest.raises(ValueError, match=r"`lookahead`: .*Set lookahead='sgd' or 'none'"):
-        trained(build, moves, optim="adafactor", lookahead="optimizer")
-    return "runs with lookahead='none' or 'sgd'; lookahead='optimizer' refused, and a missing package"
+    for optim in ("adafactor", "adamw_bnb_8bit"):
+        with pytest.raises(ValueError, match=r"`lookahead`: .*Set lookahead='sgd' or 'none'"):
+            trained(build, moves, optim=optim, lookahead="optimizer")
+    return "runs with lookahead='none' or 'sgd': λ as with 32 bits to 0.05; lookahead='optimizer' refused"
 
 
 def stream(build: Build, moves: str) -> str:
