@@ -11,7 +11,8 @@ from datasets import Dataset, IterableDataset
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset as TorchDataset
-from transformers.utils import is_bitsandbytes_available, logging
+from transformers.training_args import OptimizerNames
+from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
@@ -80,10 +81,13 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
         raise ValueError(
             f"`text_columns`: expected a list of column names, found {args.text_columns!r}. Write it as ['text']."
         )
-    if ("bnb" in args.optim or "8bit" in args.optim) and not is_bitsandbytes_available():
+    optim = OptimizerNames(args.optim).value
+    package = "torchao" if optim in ("adamw_torch_4bit", "adamw_torch_8bit") else "bitsandbytes"
+    there = is_torchao_available() if package == "torchao" else is_bitsandbytes_available()
+    if any(part in optim for part in ("bnb", "4bit", "8bit", "paged", "lion", "ademamix")) and not there:
         raise ValueError(
-            f"`optim`: expected the package bitsandbytes for {str(args.optim)!r}, found none that runs here. "
-            "Do pip install bitsandbytes, or set optim='adamw_torch'."
+            f"`optim`: expected the package {package} for {optim!r}, found none that runs here. "
+            f"Do pip install {package}, or set optim='adamw_torch'."
         )
     _checks.writable("output_dir", args.output_dir)
 
