@@ -163,7 +163,9 @@ class AMALTrainer(Trainer):
     ) -> Any:
         r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
         if not model.training:
-            return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs, num_items_in_batch)
+            # a mean as it is: told of the items of all processes, transformers <= 5.24 multiplies the mean that
+            # BERT-style models return by their number (as transformers#47688 does in training)
+            return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
         batch = self._prepare_lookahead(inputs)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)

@@ -56,11 +56,16 @@ def difference(runs: Runs, method: str, budgets: Sequence[str]) -> dict[str, flo
 
 
 def time_ratio(runs: Runs, method: str, budgets: Sequence[str]) -> float:
-    """Seconds of training beside majority vote's, mean over data sets, seeds and budgets."""
+    """Seconds of training beside majority vote's, mean over data sets, seeds and budgets.
+
+    A run of another day or machine holds `unit_seconds`: what majority vote took beside it.
+    """
     ratios = []
     for budget in budgets:
-        mine, unit = of(runs, method, budget, "seconds"), of(runs, UNIT, budget, "seconds")
-        ratios += [value / unit[key] for key, value in mine.items() if key in unit]
+        unit = of(runs, UNIT, budget, "seconds")
+        mine = [r for r in runs if r["method"] == method and r["budget"] in (budget, "none")]
+        beside = [(r["seconds"], r.get("unit_seconds") or unit.get((r["dataset"], r["seed"]))) for r in mine]
+        ratios += [seconds / majority for seconds, majority in beside if majority]
     return float(np.mean(ratios)) if ratios else math.nan
 
 

@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,30 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
 
 
 # ---- what comes out ----
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_run_of_one(model, tmp_path):
+    """The README's launch: whole batches (252 and 32 rows), so the same weights, metrics and corpus."""
+    write(tmp_path / "data", {**splits(), "test": rows(32, 2, True)})
+    assert train(tmp_path, model, per_device_train_batch_size=6) == 0
+    run, alone = tmp_path / "run", (tmp_path / "run").rename(tmp_path / "alone")
+    given = {**yaml.safe_load((tmp_path / "config.yaml").read_text()), "per_device_train_batch_size": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
+              "--main_process_port", "0"]  # fmt: skip
+    command = [sys.executable, *launch, "-m", "amal_hf", "train", str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in alone.iterdir())
+    one, two = (denoise(folder) for folder in (alone, run))
+    for column in ("probabilities", "confidence"):
+        np.testing.assert_allclose(one[column][:], two[column][:], atol=1e-4)
+    for mine, theirs in zip(one["trust"][:], two["trust"][:], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    metrics = [json.loads((folder / "metrics.json").read_text())["test"] for folder in (alone, run)]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-4)
 
 
 def test_sources_are_called_by_their_functions(run_dir):
