@@ -92,8 +92,13 @@ def model_outputs(raw: Any) -> Outputs:
     if isinstance(raw, Tensor):
         return Outputs(logits=raw)
     if isinstance(raw, Mapping):
-        return Outputs({k: v for k, v in raw.items() if k not in KEEP_OUT and v is not None})
+        return Outputs({k: v for k, v in raw.items() if k not in KEEP_OUT and _of_tensors(v)})
     return Outputs(logits=raw[0])
+
+
+def _of_tensors(output: Any) -> bool:
+    """Whether it is a tensor or several; a decoder also returns its cache, under a name that changed in 5.24."""
+    return isinstance(output, Tensor) or (isinstance(output, tuple) and all(isinstance(t, Tensor) for t in output))
 
 
 class PureModel:
