@@ -22,6 +22,7 @@ test: $(DONE)
 	$(BIN)/python -m pytest
 
 slow: $(DONE)
+	$(BIN)/python -m pip install --quiet --editable ".[slow]"
 	$(BIN)/python -m pytest -m slow
 
 lint: $(DONE)

@@ -242,6 +242,7 @@ def eight_bits(build: Build, moves: str) -> str:
             pytest.raises(ValueError, match=rf"`optim`: expected the package {package} for '{optim}'.*pip install"),
         ):
             trained(build, moves, optim=optim)
+    pytest.importorskip("torchao.optim")
     large = [planted.make_student(hidden=64) for _ in range(2)]  # smaller matrices keep 32 bits
     whole, half = (trained(build, moves, model, optim=f"adamw_{name}")
                    for model, name in zip(large, ("torch", "torch_8bit"), strict=True))  # fmt: skip
