@@ -19,7 +19,7 @@ demo: $(DONE)
 	$(BIN)/amal-hf demo --output_dir runs/demo
 
 test: $(DONE)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
 slow: $(DONE)
 	$(BIN)/python -m pip install --quiet --editable ".[slow]"
