@@ -23,7 +23,9 @@ What flows where::
 """
 
 from amal_hf._types import ROW_ID, Outputs
+from amal_hf.beforehand import with_evidence
 from amal_hf.config import RECIPES, AMALConfig
+from amal_hf.denoising import denoised
 from amal_hf.losses import (
     Agreement,
     BinaryCrossEntropy,
@@ -81,6 +83,8 @@ __all__ = [
     "Table",
     "Trust",
     "classification_metrics",
+    "denoised",
     "multi_label_metrics",
     "regression_metrics",
+    "with_evidence",
 ]

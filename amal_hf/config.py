@@ -276,8 +276,8 @@ class AMALConfig(TrainingArguments):
             )
         if self.mixing == "corrected" and not self.evidence_column:
             raise ValueError(
-                "`evidence_column`: mixing='corrected' expects a column of log-probabilities, found none. Add it with "
-                "`amal_hf.evidence.clean_evidence`, or set recipe='denoise'."
+                "`evidence_column`: mixing='corrected' expects a column of log-probabilities, found none. Set "
+                "recipe='denoise', and prepare the trainer's arguments by `with_evidence`."
             )
         if self.mixing in ("trust", "reweight", "corrected", *PREDICTED) and self.refresh == "epoch":
             raise ValueError(

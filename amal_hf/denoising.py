@@ -1,9 +1,8 @@
-"""Rule denoising from end to end: evidence and gold rows before a run, the corrected corpus after it (floor 5)."""
+"""The corrected corpus: what is made of every training row after a run (floor 5)."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,106 +12,17 @@ import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
-from amal_hf import _checks
 from amal_hf._files import replaced_folder
 from amal_hf._types import ROW_ID
-from amal_hf.config import DEFAULTS, AMALConfig
-from amal_hf.data import LABEL_ALIASES, LABELS, check_said
-from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold, without_gold
+from amal_hf.data import LABELS
+from amal_hf.evidence import PROBE, without_gold
 from amal_hf.evidence.known import logits_of
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
 from amal_hf.trainer import AMALTrainer
-from amal_hf.weak.voted import cast_votes, check_functions
+from amal_hf.weak.voted import cast_votes
 
 PARQUET = "corpus.parquet"
-ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "gold": CrossEntropy(GOLD)}
-"""Sources of recipe "denoise", beside the votes."""
-
-
-def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dict[str, Dataset]:
-    """The rows of a run, before anything is computed from them: what the sources say is about its classes.
-
-    Args:
-        parts: `train` and `meta` (the clean rows), and any other split.
-        losses: the sources.
-
-    Returns:
-        parts, `train` without a label that no source reads.
-
-    Raises:
-        ValueError: a column that is missing, or that says something else than it should.
-    """
-    train, clean = parts["train"], parts["meta"]
-    classes = clean.features["label"].names
-    here = [LABELS if name in LABEL_ALIASES else name for name in train.column_names]
-    _checks.columns("train_dataset", here, {name: loss.columns for name, loss in losses.items()})
-    for loss in losses.values():
-        if isinstance(loss, LabelingFunctions):
-            check_functions(train, clean, loss.column, classes, loss.names)
-    check_said(train, clean, losses.values(), len(classes))
-    idle = [c for c in LABEL_ALIASES if c in train.column_names]
-    if any(LABELS in loss.columns for loss in losses.values()):
-        return dict(parts)
-    return {**parts, "train": train.remove_columns(idle)}
-
-
-def add_evidence(
-    parts: Mapping[str, Dataset],
-    losses: Mapping[str, Loss],
-    student: PreTrainedModel,
-    tokenizer: Any,
-    args: AMALConfig,
-    votes_column: str,
-    teacher_columns: list[str],
-) -> tuple[dict[str, Dataset], dict[str, Loss]]:
-    """What recipe "denoise" adds to a run: columns of evidence, the clean rows in the batches, and two sources.
-
-    Args:
-        parts: `train` and `meta` (the clean rows), and any other split.
-        losses: the sources so far.
-        student: the model before training.
-        teacher_columns: logits; those that the clean rows have as well are weighed as further experts.
-
-    Returns:
-        parts whose `train` also holds the clean rows, and losses with "probe" and "gold" besides.
-    """
-    if args.evidence_column in parts["train"].column_names:
-        return dict(parts), dict(losses)
-    label = "label" if any(loss.columns == (LABELS,) for loss in losses.values()) else ""
-    train, clean = clean_evidence(
-        parts["train"], parts["meta"], student, tokenizer,
-        votes=votes_column,
-        opinions=[c for c in teacher_columns if c in parts["meta"].column_names],
-        label=label,
-        text_columns=args.text_columns,
-        max_length=args.max_length,
-        bf16=args.bf16,
-    )  # fmt: skip
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
-    sources = {**losses, **ADDED}
-    if args.mixing_start == DEFAULTS["mixing_start"]:
-        args.mixing_start = levels(sources, train, clean)
-    share = gold_share(len(clean), len(train), seen, votes_only=not label and not teacher_columns)
-    return {**parts, "train": with_gold(train, clean, share), "meta": clean}, sources
-
-
-def levels(losses: Mapping[str, Loss], train: Dataset, clean: Dataset) -> list[float]:
-    """Level of each source, `[K]`, for `AMALConfig.mixing_start`: a teacher's skill on the clean rows, 1 of all others.
-
-    Args:
-        losses: the sources.
-        train: rows with their columns.
-        clean: rows with a `label`, and with the teachers' logits where they have them.
-    """
-    stack = LossStack(losses, train[0])
-    start = [1.0] * len(stack)
-    for name, loss in losses.items():
-        if isinstance(loss, Distillation) and loss.column in clean.column_names:
-            start[stack.slices[name].start] = skill(loss.column, clean)
-    return start
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, evidence: torch.Tensor | None) -> torch.Tensor:
@@ -163,7 +73,7 @@ def explained_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     }
     for name, loss in trainer.stack.losses.items():
         block = target[:, trainer.stack.slices[name]]
-        if isinstance(loss, CrossEntropy) and loss.column == "labels":
+        if isinstance(loss, CrossEntropy) and loss.column == LABELS:
             columns["label"] = _argmax(block[:, 0])
         elif loss.columns == (PROBE,):
             columns["probe"] = _argmax(block[:, 0])
@@ -254,6 +164,18 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
             for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
                 counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
     return counts
+
+
+def denoised(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+    """The denoised corpus of a trainer that has trained, as `denoise` makes it of a run folder.
+
+    Args:
+        rows: its training rows with their text, e.g. the `train_dataset` that `with_evidence` gave.
+    """
+    config = trainer.model.config
+    named = trainer.meta_dataset.features.get("label") if trainer.meta_dataset else None
+    classes = getattr(named, "names", None) or [config.id2label[i] for i in range(config.num_labels)]
+    return _corpus(explained_rows(trainer, rows), trainer.stack.names, classes)
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:

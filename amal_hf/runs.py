@@ -16,9 +16,10 @@ from transformers import set_seed
 
 from amal_hf import _checks
 from amal_hf._files import write_json, write_tensors
+from amal_hf.beforehand import add_evidence, check_parts
 from amal_hf.config import AMALConfig
 from amal_hf.data import guard_splits, weights_dataset, with_row_ids
-from amal_hf.denoising import add_evidence, check_parts, clean_opinions, count_clean, explained_rows
+from amal_hf.denoising import clean_opinions, count_clean, explained_rows
 from amal_hf.evidence import PROBE, without_gold
 from amal_hf.loading import hold_out, load_splits, name_classes
 from amal_hf.losses import (
@@ -238,20 +239,11 @@ def train_run(
     guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
     set_seed(args.seed)
     student, tokenizer = make_student(data, classes)
-    if args.mixing == "corrected":
-        parts, losses = add_evidence(
-            parts, losses, student.to(args.device), tokenizer, args, data.votes_column, data.teacher_columns
-        )
-    trainer = AMALTrainer(
-        model=student,
-        args=args,
-        losses=losses,
-        train_dataset=parts["train"],
-        meta_dataset=parts["meta"],
-        eval_dataset=parts.get("selection"),
-        processing_class=tokenizer,
-        compute_metrics=classification_metrics,
-    )
+    given = {"model": student, "args": args, "losses": losses, "processing_class": tokenizer}
+    given |= {"train_dataset": parts["train"], "meta_dataset": parts["meta"]}
+    given = add_evidence(**given) if args.mixing == "corrected" else given
+    parts = {**parts, "train": given["train_dataset"], "meta": given["meta_dataset"]}
+    trainer = AMALTrainer(**given, eval_dataset=parts.get("selection"), compute_metrics=classification_metrics)
     prepare(trainer)
     started = time.perf_counter()
     trainer.train()

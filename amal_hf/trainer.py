@@ -33,6 +33,7 @@ from amal_hf.data import (
     weights_dataset,
     with_row_ids,
 )
+from amal_hf.evidence import without_gold
 from amal_hf.history import Stopwatch, WeightHistory, groups
 from amal_hf.losses import Loss, SlowCopy
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
@@ -303,7 +304,8 @@ class AMALTrainer(Trainer):
         """
         if not self.args.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
-        return weights_dataset(self.positions.ids, self.history.last_weights(), self.stack.names)
+        rows = len(without_gold(self.train_dataset))  # the user's own; clean rows may stand behind them
+        return weights_dataset(self.positions.ids[:rows], self.history.last_weights()[:rows], self.stack.names)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""

@@ -17,7 +17,7 @@ FLOORS = [
     {"losses", "mixing", "metagrad", "history"},
     {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill"},
     {"config", "steering", "choices", "slow"},
-    {"trainer", "callbacks", "card", "checkpoints", "report", "students"},
+    {"trainer", "callbacks", "card", "checkpoints", "report", "students", "beforehand"},
     {"runs", "teachers", "demo", "denoising", "cli", "__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

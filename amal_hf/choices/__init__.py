@@ -7,14 +7,17 @@
 ========================  ================================================================
 """
 
-from amal_hf.choices.checks import check_finite, check_launch, look_over
+from amal_hf.choices.checks import check_arguments, check_columns, check_finite, check_launch, first_row, look_over
 from amal_hf.choices.makers import choose_estimator, make_lookahead, make_mixing, make_steering
 from amal_hf.choices.task import settle, task_of
 
 __all__ = [
+    "check_arguments",
+    "check_columns",
     "check_finite",
     "check_launch",
     "choose_estimator",
+    "first_row",
     "look_over",
     "make_lookahead",
     "make_mixing",

@@ -144,8 +144,13 @@ def check_sources(
     Raises:
         ValueError: something is missing, with what was expected and found.
     """
-    needed = {name: loss.columns for name, loss in stack.losses.items()}
-    _checks.columns("train_dataset", example, needed | {"evidence_column": [*filter(None, [args.evidence_column])]})
+    _checks.columns("train_dataset", example, {name: loss.columns for name, loss in stack.losses.items()})
+    if args.evidence_column and args.evidence_column not in example:
+        raise ValueError(
+            f"`train_dataset`: recipe {args.recipe!r} expects column {args.evidence_column!r}, log-probabilities "
+            "of each row's class; found none. Prepare what the trainer is given: "
+            "AMALTrainer(**with_evidence(model=..., args=..., ...))."
+        )
     _checks.start_values(args.mixing_start, stack.names)
     if twice := sorted({name for name in stack.names if stack.names.count(name) > 1 or name == ROW_ID}):
         raise ValueError(

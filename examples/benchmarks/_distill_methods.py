@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
-from amal_hf.denoising import ADDED, levels
+from amal_hf.beforehand import ADDED, levels
 from amal_hf.evidence import clean_evidence, gold_share, with_gold
 from amal_hf.runs import default_model, load_student
 

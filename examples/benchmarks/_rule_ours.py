@@ -10,7 +10,7 @@ from _work import BATCH
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import LabelingFunctions
-from amal_hf.denoising import ADDED
+from amal_hf.beforehand import ADDED
 from amal_hf.evidence import clean_evidence, gold_share, with_gold
 from amal_hf.runs import default_model, load_student
 
