@@ -41,13 +41,13 @@ def test_examples_stay_short_and_say_what_to_expect(path):
 
 
 @needs_model
-def test_readme_python_block_runs(tmp_path, monkeypatch):
+def test_readme_python_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert "num_train_epochs=3" in block
     names: dict = {}
-    exec(block.replace("num_train_epochs=3", "max_steps=3"), names)
-    assert len(names["suspects"]) == 50
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        assert "num_train_epochs=3" in block
+        exec(block.replace("num_train_epochs=3", "max_steps=3"), names)
+    assert len(names["suspects"]) == 50 and len(names["corrected"]) == len(names["corpus"]["train"])
 
 
 def test_yaml_examples_are_read(tmp_path):
