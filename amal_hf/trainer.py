@@ -304,8 +304,9 @@ class AMALTrainer(Trainer):
         """
         if not self.args.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
+        weights = self.history.last_weights()
         rows = len(without_gold(self.train_dataset))  # the user's own; clean rows may stand behind them
-        return weights_dataset(self.positions.ids[:rows], self.history.last_weights()[:rows], self.stack.names)
+        return weights_dataset(self.positions.ids[:rows], weights[:rows], self.stack.names)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
