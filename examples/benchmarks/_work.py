@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -176,6 +177,8 @@ def made(path: Path, make: Callable[[Path], object]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock"), wait=True):
         if not path.exists():
+            for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             if path.suffix:
                 write_whole(path, make)
             else:

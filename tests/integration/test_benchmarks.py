@@ -43,6 +43,16 @@ def test_one_process_at_a_time_holds_a_run(module, tmp_path):
         assert again
 
 
+def test_what_a_killed_preparation_left_goes(module, tmp_path):
+    made = module("_work").made
+    (tmp_path / ".teacher.x1").mkdir()
+    (tmp_path / ".teachers.x1").mkdir()  # of another
+    (tmp_path / ".head.safetensors.77").touch()
+    assert made(tmp_path / "teacher", lambda folder: folder.mkdir()).is_dir()
+    assert made(tmp_path / "head.safetensors", lambda file: file.write_text("x")).read_text() == "x"
+    assert {path.name for path in tmp_path.glob(".*")} == {".teachers.x1"}
+
+
 def test_report_pairs_by_set_seed_and_budget(module):
     report = module("_rule_report")
     runs = [result("amal_hf", d, s, "10", 80.0 + s, 3.0) for d in "ab" for s in (0, 1)]
