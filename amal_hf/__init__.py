@@ -16,7 +16,9 @@ What flows where::
 `amal_hf.evidence`     what a few clean rows say about every other row
 `amal_hf.distill`      teachers to columns, students from teachers
 `amal_hf.config`       `AMALConfig`, the recipes
+`amal_hf.beforehand`   `with_evidence`: the clean rows asked once, before a run
 `amal_hf.trainer`      `AMALTrainer`, a `transformers.Trainer`
+`amal_hf.denoising`    `denoised`: every training row with its corrected label, after it
 `amal_hf.corpus`       the embedded corpus of the demo
 `amal_hf.report`       what was trusted where, as one HTML page
 =====================  ==========================================================

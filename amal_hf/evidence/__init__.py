@@ -29,6 +29,8 @@ memorised; b are the classes' shares among the rows to be judged, half-way from 
 `LabelNoise`        the last
 `skill`             how much better than chance a teacher is
 ==================  ==========================================================
+
+`amal_hf.with_evidence` does all of it for the arguments of a trainer.
 """
 
 from amal_hf.evidence.columns import EVIDENCE, GOLD, PROBE, clean_evidence, gold_share, with_gold, without_gold
