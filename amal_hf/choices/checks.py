@@ -247,12 +247,14 @@ def _check_without_classes(task: str, args: AMALConfig, mixing: Mixing) -> None:
 def check_finite(trainer: Any, what: str, value: Any) -> None:
     """A loss or gradient that is no number ends the run before the optimizer moves anything.
 
-    Under fp16 that is the gradient scaler's to see: it skips the step.
+    Where a gradient scaler is at work (fp16 on a GPU) that is its to see: it skips the step.
 
     Raises:
         FloatingPointError: naming the sources and rows whose loss is not finite.
     """
-    if trainer.accelerator.mixed_precision == "fp16" or torch.as_tensor(value).isfinite().all():
+    precision, scaler = trainer.accelerator.mixed_precision, trainer.accelerator.scaler
+    scaled = precision == "fp16" and (scaler is not None or trainer.is_deepspeed_enabled)
+    if scaled or torch.as_tensor(value).isfinite().all():
         return
     ids, losses = trainer._seen
     wrong = ~losses.isfinite()
