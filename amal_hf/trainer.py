@@ -39,8 +39,9 @@ from amal_hf.losses import Loss, SlowCopy
 from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
+from amal_hf.near import Columns
 from amal_hf.slow import SlowModel
-from amal_hf.steering import Batch, Steering, Step, everyones, of_all_processes, split_along, summed
+from amal_hf.steering import Batch, Steering, Step, everyones, everyones_sum, of_all_processes, split_along, summed
 
 
 class AMALTrainer(Trainer):
@@ -113,6 +114,8 @@ class AMALTrainer(Trainer):
         made = make_mixing(self.args, self.stack, self.model.config.num_labels, num_rows)
         self.mixing = deepcopy(self._given_mixing) or made
         check_launch(self, self.mixing, counted)
+        # a mixing of the user's may hold tensors where the model is
+        self._light = self._given_mixing is None and all(loss.anywhere for loss in self.stack.losses.values())
         self.history = WeightHistory(self.stack.names, num_rows, getattr(torch, self.args.table_dtype))
         self._steering: Steering | None = None
         self._slow: SlowModel | None = None
@@ -167,11 +170,12 @@ class AMALTrainer(Trainer):
             # a mean as it is: told of the items of all processes, transformers <= 5.24 multiplies the mean that
             # BERT-style models return by their number (as transformers#47688 does in training)
             return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
-        batch = self._prepare_lookahead(inputs)
+        columns = Columns(inputs, [*self._our_columns, LABELS, SLOW_LOGITS, ROW_ID])
+        batch = self._prepare_lookahead(columns)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
-        losses, mask = self.stack(outputs, inputs), self.stack.mask(inputs)
-        weights = self._weights(outputs, losses, mask, inputs, batch)
+        losses = self.stack(outputs, inputs)
+        weights = self._weights(outputs, losses.detach(), columns, batch)
         self._seen = inputs.get(ROW_ID), losses.detach()  # to name what was not finite
         loss = (weights * losses).sum(1).mean()
         return (loss, raw) if return_outputs else loss
@@ -198,38 +202,32 @@ class AMALTrainer(Trainer):
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 
-    def _weights(
-        self, outputs: Outputs, losses: Tensor, mask: Tensor, inputs: dict[str, Any], batch: Batch | None
-    ) -> Tensor:
+    def _weights(self, outputs: Outputs, losses: Tensor, columns: Columns, batch: Batch | None) -> Tensor:
         """λ of this batch, `[N, K]`, after the clean rows had their say."""
-        num_rows, num_classes = outputs.logits.shape
-        rows = Rows(
-            index=self.positions(inputs),
-            losses=losses.detach(),
-            mask=mask,
-            targets=self.stack.targets(inputs, num_classes) * (self.task == SINGLE_LABEL),
-            advice=outputs.logits.new_zeros(num_rows, num_classes, dtype=torch.float32),
-            evidence=inputs.get(self.args.evidence_column, outputs.logits.new_zeros(num_rows, num_classes).float()),
-        )
+        place = columns.place(outputs, self._light)
+        inputs, nothing = columns.on(place), torch.zeros(outputs.logits.shape, device=place)
+        mask, evidence = self.stack.mask(inputs), inputs.get(self.args.evidence_column, nothing)
+        targets = self.stack.targets(inputs, nothing.shape[1]) * (self.task == SINGLE_LABEL)
+        rows = Rows(self.positions(inputs), losses.to(place), mask, targets, advice=nothing, evidence=evidence)
         if batch is not None:
             with self.meta_clock:
                 rows = self._look_ahead(batch, outputs, rows, inputs)
         weights = self.mixing.weights(rows).detach()
         if self.args.log_weights:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, mask))
-        return self._normalized(weights, mask, count=True)
+        return self._normalized(weights, mask, count=True).to(losses.device)
 
-    def _prepare_lookahead(self, inputs: dict[str, Any]) -> Batch | None:
+    def _prepare_lookahead(self, columns: Columns) -> Batch | None:
         """What the clean rows may be asked before the forward; None where they are not asked at all."""
         after = self.state.global_step - self._steps(self.args.meta_start)
         if self._steering is None or after < 0:
             return None
         new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
-        read = self._for_model(inputs)
+        read = self._for_model(columns.inputs)
         batch = Batch(
             inputs=read,
             noise=self._noise,
-            losses_of=lambda out: self.stack.with_classes(out, inputs),
+            losses_of=lambda out: self.stack.with_classes(out, columns.on(out.logits.device)),
             lookahead=self.virtual_step(),
             num_rows=find_batch_size(read) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
             due=after % self.args.meta_every == 0,
@@ -242,15 +240,19 @@ class AMALTrainer(Trainer):
             self._steering.prepare(batch)
         return batch
 
-    def _look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: dict[str, Any]) -> Rows:
+    def _look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
         """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
         assert self._steering is not None
-        step = Step(**vars(batch), outputs=outputs, weights=self._normalized(self.mixing.weights(rows), rows.mask))
+        asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
+        weights = self._normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses
+        step = Step(**vars(batch), outputs=outputs, weights=weights, device=weights.device)
         seen = self._steering.look(step)
         if seen is None:
             return rows
-        self.stack.temperatures.hear(step.weights, seen[0], outputs.logits, inputs)
-        gradient, advice = split_along(*seen, step, self.args.mixing_scale)
+        along, length = (t.to(step.device) for t in seen)
+        if batch.temperatures:
+            self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
+        gradient, advice = split_along(along, length, step, self.args.mixing_scale)
         rows = replace(rows, advice=self._steering.sharpness.to(advice) * advice)
         every, gradient = of_all_processes(self.accelerator, rows, gradient)
         if self.args.center:
@@ -261,14 +263,14 @@ class AMALTrainer(Trainer):
     def steer(self, inputs: Mapping[str, Any]) -> Steering:
         """How D is computed for this model; `inputs` is any batch of the model's inputs."""
         clean, labels = clean_rows(self._remove_unused_columns(self.meta_dataset, "meta"), self.args.device)
-        batch = lambda rows: self._prepare_inputs(self.data_collator([clean[i] for i in rows]))  # noqa: E731
+        batch = lambda rows: self._prepare_inputs(self.data_collator(clean.__getitems__([*rows])))  # noqa: E731
         encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
         return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision, self.task)
 
     def virtual_step(self) -> Lookahead:
         """The lookahead's step from the optimizer's present state."""
-        params = trainable(self.accelerator.unwrap_model(self.model))
+        params = {} if self.args.lookahead == "none" else trainable(self.accelerator.unwrap_model(self.model))
         return make_lookahead(self.args.lookahead, self.optimizer, params, self._get_learning_rate())
 
     # ---- weights: hold their scale, let them take effect, keep them ----
@@ -284,15 +286,14 @@ class AMALTrainer(Trainer):
 
     def _commit(self) -> None:
         """Once per optimizer step: what its micro-batches showed takes effect."""
-        if self._committed_step == self.state.global_step:
+        before, self._committed_step = self._committed_step, self.state.global_step
+        if before == self._committed_step:
             return
-        self._committed_step = self.state.global_step
         self.mixing.commit()
         if self._slow is not None:
             self._slow.follow()
-        everywhere = lambda sums: self.accelerator.reduce(sums.to(self.args.device), "sum").cpu()  # noqa: E731
-        self._mean_weight.commit(everywhere)
-        self.stack.temperatures.commit(everywhere)
+        for shared in (self._mean_weight, self.stack.temperatures):
+            shared.commit(partial(everyones_sum, self.accelerator))
 
     @property
     def weights(self) -> Dataset:

@@ -15,7 +15,7 @@ HOUSE = Path(amal_hf.__file__).parent
 FLOORS = [
     {"_types", "_checks", "_files"},
     {"losses", "mixing", "metagrad", "history"},
-    {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill"},
+    {"data", "loading", "metrics", "corpus", "weak", "evidence", "distill", "near"},
     {"config", "steering", "choices", "slow"},
     {"trainer", "callbacks", "card", "checkpoints", "report", "students", "beforehand"},
     {"runs", "teachers", "demo", "denoising", "cli", "__main__"},

@@ -95,7 +95,8 @@ def teach_splits(
         FileNotFoundError: no such teacher.
     """
     config = config or TeachConfig()
-    state = PartialState(cpu=config.use_cpu)
+    state = PartialState(cpu=config.use_cpu)  # of the process: as whoever came first has made it
+    device = torch.device("cpu") if config.use_cpu else state.device
     chosen = config.splits or ["train"]
     for name in chosen:
         _checks.one_of("splits", name, splits)
@@ -107,12 +108,12 @@ def teach_splits(
     for name, teacher, order in zip(named, opened, orders, strict=True):
         for split in chosen:
             _free_columns(splits[split], split, name, config)
-        reading = _reading(teacher, order, config, state.device)
+        reading = _reading(teacher, order, config, device)
         caches[name] = {split: TeacherCache(config.root, texts[split], reading) for split in chosen}
         if not all(cache.complete for cache in caches[name].values()):
-            teacher.check_memory(state.device, reading.dtype)
+            teacher.check_memory(device, reading.dtype)
     for name, of_splits in caches.items():
-        _fill(of_splits, state, config, name)
+        _fill(of_splits, state, device, config, name)
     taught = dict(splits)
     for name, of_splits in caches.items():
         for split, cache in of_splits.items():
@@ -122,14 +123,16 @@ def teach_splits(
     return DatasetDict(taught)
 
 
-def _fill(of_splits: Mapping[str, TeacherCache], state: PartialState, config: TeachConfig, name: str) -> None:
+def _fill(
+    of_splits: Mapping[str, TeacherCache], state: PartialState, device: torch.device, config: TeachConfig, name: str
+) -> None:
     missing = {split: cache for split, cache in of_splits.items() if not cache.complete}
     state.wait_for_everyone()  # before one process completes what another has not yet looked at
     if not missing:
         return
     reading = next(iter(missing.values())).reading
     tokenizer = reading.teacher.tokenizer()
-    model = reading.teacher.model(state.device, reading.dtype)
+    model = reading.teacher.model(device, reading.dtype)
     for split, cache in missing.items():
         cache.fill(model, tokenizer, config.batch_size, state, f"{name} on {split}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,10 @@ class Loss(ABC):
         >>> loss.mask(batch)  # shape: [2]
         tensor([ True, False])
     """
+
+    anywhere: ClassVar[bool] = False
+    """True where it reads logits and its columns alone, on whatever device they are: weights can then be computed on
+    the CPU beside a model on a GPU."""
 
     @property
     @abstractmethod

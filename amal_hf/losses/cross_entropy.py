@@ -40,6 +40,8 @@ class CrossEntropy(Loss):
         tensor([0.6931, 0.1269])
     """
 
+    anywhere = True
+
     column: str = "labels"
     ignore_index: int = -100
     label_smoothing: float = 0.0

@@ -74,6 +74,8 @@ class Distillation(TeacherLoss):
         arXiv 2306.08543), section 2.1 (reverse KL); Lin (1991), equation 4.1 (Jensen–Shannon).
     """
 
+    anywhere = True
+
     column: str = "teacher_logits"
     temperature: float | Literal["learned"] = 4.0
     kind: Literal["kl", "reverse_kl", "js", "sigmoid", "mse"] = "kl"

@@ -41,6 +41,8 @@ class LabelingFunctions(Loss):
         Ratner et al. (2017), "Snorkel", section 2 (votes); METHODS section 4.
     """
 
+    anywhere = True
+
     column: str = "weak_labels"
     names: tuple[str, ...] | None = None
 
@@ -88,6 +90,8 @@ class MajorityVote(Loss):
     References:
         Snorkel's `MajorityLabelVoter`, whose ties are resolved here by sharing, not at random.
     """
+
+    anywhere = True
 
     column: str = "weak_labels"
 

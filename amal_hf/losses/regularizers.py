@@ -34,6 +34,8 @@ class Entropy(Loss):
         Grandvalet & Bengio (2004), equation 5; SPEAR's L2 (Maheshwari et al., 2021).
     """
 
+    anywhere = True
+
     uncovered: str | None = None
 
     @property
@@ -71,6 +73,8 @@ class Agreement(Loss):
     References:
         SPEAR's L6 (Maheshwari et al., 2021, arXiv 2008.09887, section 3).
     """
+
+    anywhere = True
 
     column: str = "posterior"
 

@@ -34,6 +34,8 @@ class SlowCopy(Loss):
         Tarvainen & Valpola (2017), "Mean teachers", equation 2; weighted per row here as any other source.
     """
 
+    anywhere = True
+
     columns: tuple[str, ...] = ()  # a field stands in for the property
 
     def mask(self, batch: Batch) -> Tensor:

@@ -14,6 +14,9 @@ from amal_hf._types import Tensors
 from amal_hf.metagrad.head import Head
 from amal_hf.metagrad.tasks import SINGLE_LABEL, clean_loss
 
+LIGHT = 2**24
+"""Multiplications that a CPU core has done in a few milliseconds."""
+
 
 class CleanMemory:
     """Features `[M, H]` and labels of the meta rows.
@@ -66,22 +69,26 @@ class CleanMemory:
         References:
             Hoerl & Kennard (1970), equation 2.1 (ridge); Allen (1974), PRESS (leave-one-out in closed form).
         """
-        design = torch.cat([self.features, torch.ones_like(self.features[:, :1])], 1).double()  # [M, H + 1]
-        truth = F.one_hot(self.labels, self.num_classes).double()
+        rows, width = self.features.shape
+        # a small system is solved on the CPU before a GPU has launched it
+        place = torch.device("cpu") if rows * width * min(rows, width) < LIGHT else self.features.device
+        features, labels = self.features.to(place), self.labels.to(place)
+        design = torch.cat([features, torch.ones_like(features[:, :1])], 1).double()  # [M, H + 1]
+        truth = F.one_hot(labels, self.num_classes).double()
         counts = truth.sum(0)
         shares = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # [M, 1], sum 1
-        now = self._stacked(head, present)
+        now = self._stacked(head, {name: v.to(place) for name, v in present.items()})
         probe, probe_left_out = ridge_leave_one_out(design, shares, 1 / self.num_classes - truth, ridge)
-        student = {name: p.detach().to(self.features) for name, p in head.params().items()}
-        residual = head.logits(student, self.features).double().softmax(-1) - truth
+        student = {name: p.detach().to(features) for name, p in head.params().items()}
+        residual = head.logits(student, features).double().softmax(-1) - truth
         now_left_out = design @ now - _length(design).square() * residual * _scale_of(now, design, residual)
         scales = [w / size if (size := _rms(design @ v)) > 0 else 0.0
                   for w, v in ((1 - probe_weight, now), (probe_weight, probe))]  # fmt: skip
         advice = centred_unit(-(scales[0] * now_left_out + scales[1] * probe_left_out))
-        sharpness = _best_sharpness(advice, self.labels, shares[:, 0])
+        sharpness = _best_sharpness(advice, labels, shares[:, 0])
         if probe_weight == 0:
             return present, sharpness
-        blend = (scales[0] * now + scales[1] * probe).to(self.features)
+        blend = (scales[0] * now + scales[1] * probe).to(features)
         direction = {head.weight: blend[:-1].T}
         if head.bias is not None:
             direction[head.bias] = blend[-1]

@@ -61,17 +61,19 @@ class Trust(Mixing):
         self.start, self.forgetting = start, forgetting
         self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C said]
         self._new, self._pending = torch.zeros_like(self.counts), False
+        self._log_p: Tensor | None = None  # [K · C said, C true], until the counts change
 
     def weights(self, rows: Rows) -> Tensor:
         posterior = self.posterior(rows)
-        believed = torch.einsum("nc,nkc->nk", posterior, rows.targets)
+        believed = (rows.targets * posterior[:, None]).sum(-1)
         asserts = rows.targets.sum(-1) > 0
         return torch.where(asserts, believed, self.start.to(believed)) * rows.mask
 
     def posterior(self, rows: Rows) -> Tensor:
         """π, `[N, C]`: what advice and sources together say about the class of each row."""
-        log_p = self.confusion().to(rows.targets).log()
-        evidence = torch.einsum("kcs,nks->nc", log_p, rows.targets)
+        if self._log_p is None:
+            self._log_p = self.confusion().log().transpose(1, 2).flatten(0, 1)
+        evidence = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
         speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
         return (rows.advice + evidence * speaking**-0.5).softmax(-1)
 
@@ -91,14 +93,19 @@ class Trust(Mixing):
 
     def update(self, rows: Rows, gradient: Tensor) -> None:
         self._pending = True
-        self._new += torch.einsum("nc,nks->kcs", self.posterior(rows), rows.targets).to(self._new)
+        seen = self.posterior(rows).T @ rows.targets.flatten(1)  # [C, K · C]
+        self._new += seen.unflatten(1, self._new.shape[::2]).transpose(0, 1).to(self._new)
 
     def commit(self) -> None:
         if not self._pending:
             return  # nothing was seen, nothing is forgotten
-        self._pending = False
+        self._pending, self._log_p = False, None
         self.counts.mul_(self.forgetting).add_(self._new)
         self._new.zero_()
 
     def state(self) -> Tensors:
         return {"confusion": self.counts}
+
+    def load_state(self, state: Tensors) -> None:
+        super().load_state(state)
+        self._log_p = None

@@ -16,7 +16,7 @@ advised by the classes.
 from amal_hf.steering.base import Batch, Encode, MetaSampler, Steering, Step, length_of, split_along
 from amal_hf.steering.head import HeadSteering
 from amal_hf.steering.network import FORWARD_MODE_ATTENTION, NetworkSteering
-from amal_hf.steering.processes import everyones, of_all_processes, summed
+from amal_hf.steering.processes import everyones, everyones_sum, of_all_processes, summed
 
 __all__ = [
     "FORWARD_MODE_ATTENTION",
@@ -28,6 +28,7 @@ __all__ = [
     "Steering",
     "Step",
     "everyones",
+    "everyones_sum",
     "length_of",
     "of_all_processes",
     "split_along",

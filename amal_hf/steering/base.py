@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
 
 from amal_hf._types import Outputs, Tensors
 from amal_hf.metagrad import Lookahead, Noise
@@ -54,16 +55,19 @@ class Step(Batch):
 
     Args:
         outputs: the training forward's outputs, with their graph.
-        weights: λ as it is, `[N, K]`.
+        weights: λ as it is, `[N, K]`; read where the lookahead's gradient is weighted with it.
+        device: where D is asked for; `losses_of` takes outputs there as well.
     """
 
     outputs: Outputs
     weights: Tensor
+    device: torch.device = torch.device("cpu")
 
     @property
     def padded_weights(self) -> Tensor:
-        """λ `[N, K + C + J]`: virtual sources weigh nothing."""
-        return F.pad(self.weights, (0, self.outputs.logits.shape[-1] + self.temperatures))
+        """λ `[N, K + C + J]`, where the outputs are: virtual sources weigh nothing."""
+        padded = F.pad(self.weights, (0, self.outputs.logits.shape[-1] + self.temperatures))
+        return padded.to(self.outputs.logits.device)
 
 
 class Steering(ABC):
@@ -111,14 +115,14 @@ class MetaSampler:
 
 def length_of(direction: Tensors) -> Tensor:
     """‖v‖, a scalar, in float32."""
-    return torch.stack([v.float().square().sum() for v in direction.values()]).sum().sqrt()
+    return get_total_norm([v.float() for v in direction.values()])
 
 
 def split_along(along: Tensor, length: Tensor, step: Step, scale: str) -> tuple[Tensor, Tensor]:
     """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
-    widths, num_rows = (step.weights.shape[1], step.outputs.logits.shape[1], step.temperatures), step.num_rows
+    widths = step.weights.shape[1], step.outputs.logits.shape[1], step.temperatures
     sources, classes, _ = along.split(widths, dim=1)
-    gradient = -sources / num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
+    gradient = -sources / step.num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
     advice = centred_unit(classes)
     # a direction that overflowed tells nothing: no weight moves
     return gradient.nan_to_num(0.0, 0.0, 0.0), advice.nan_to_num(0.0, 0.0, 0.0)

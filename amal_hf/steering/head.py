@@ -61,13 +61,14 @@ class HeadSteering(Steering):
 
     def problem(self, features: Tensor, step: Step, rows: Tensor | None = None) -> HeadProblem:
         """The head's bilevel problem for this batch, V on all clean rows or on `rows`."""
-        params = {name: p.detach().float() for name, p in self.head.params().items()}
+        params = {name: p.detach().to(features.device, torch.float32) for name, p in self.head.params().items()}
+        weighted = step.lookahead.needs_gradient
         return HeadProblem.on(
             features.float(),
             lambda logits: step.losses_of(Outputs({**step.outputs, "logits": logits})),
             names=self.head.names,
             params=params,
-            weights=step.padded_weights.detach(),
+            weights=step.padded_weights.detach() if weighted else features.new_empty(0),
             val_loss=lambda moved: self.memory.loss(self.head, moved, rows),
             lr=step.lookahead,
             num_rows=step.num_rows,
@@ -81,8 +82,8 @@ class HeadSteering(Steering):
 
     def look(self, step: Step) -> tuple[Tensor, Tensor] | None:
         features = self._tap.features(step.outputs.logits)
-        problem = self.problem(features, step)
         if (step.due and step.new) or self._direction is None:
+            problem = self.problem(features, step)
             if step.lookahead.needs_gradient:
                 problem = replace(problem, known_gradient=step.summed(problem.gradient()))
             self.lookaheads += 1
@@ -92,7 +93,9 @@ class HeadSteering(Steering):
             # laid out as a checkpoint restores it: a transposed view rounds differently in the product with h
             self._direction = {name: v.contiguous() for name, v in direction.items()}
             self.sharpness.fill_(sharpness)
-        return HeadClosedForm().directional(problem, self._direction), length_of(self._direction)
+        self._direction = {name: v.to(step.device) for name, v in self._direction.items()}
+        judged = self.problem(features.to(step.device), step)
+        return HeadClosedForm().directional(judged, self._direction), length_of(self._direction)
 
     def state(self) -> Tensors:
         if self._direction is None:
@@ -106,5 +109,4 @@ class HeadSteering(Steering):
             self.memory.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
             self.sharpness.copy_(state["sharpness"])
-            params = self.head.params()
-            self._direction = {name: state[f"direction/{name}"].to(p.device) for name, p in params.items()}
+            self._direction = {name: state[f"direction/{name}"] for name in self.head.params()}

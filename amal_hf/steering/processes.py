@@ -22,6 +22,13 @@ def summed(accelerator: Accelerator, gradients: Tensors) -> Tensors:
     return {name: part.view_as(g) for part, (name, g) in zip(parts, gradients.items(), strict=True)}
 
 
+def everyones_sum(accelerator: Accelerator, counted: Tensor) -> Tensor:
+    """The sum of what every process counted on the CPU."""
+    if accelerator.num_processes == 1:
+        return counted
+    return accelerator.reduce(counted.to(accelerator.device), "sum").cpu()
+
+
 def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
     """Rows and gradient `[N, K]` of every process, each row once, the same on every process."""
     columns = {name: t for name, t in vars(rows).items() if t.dim() > 0 and name != "index"}
@@ -50,13 +57,14 @@ def everyones(accelerator: Accelerator, index: Tensor, *columns: Tensor) -> tupl
 
 
 def _gathered(accelerator: Accelerator, index: Tensor, columns: Sequence[Tensor]) -> list[Tensor]:
-    dtype, device = torch.float32, columns[0].device
+    dtype = torch.float32
     for column in columns:
         dtype = torch.promote_types(dtype, column.dtype)
     # a position is whole in two float32 numbers, and a row that only pads has no 1 behind them
     place = torch.stack([index.div(2**20, rounding_mode="floor"), index.remainder(2**20), torch.ones_like(index)], 1)
-    mine = torch.cat([t.to(device, dtype).flatten(1) for t in (place, *(c[:, None] for c in columns))], 1)
+    parts = [t.to(accelerator.device, dtype).flatten(1) for t in (place, *(c[:, None] for c in columns))]
+    mine = torch.cat(parts, 1)
     every = accelerator.gather(accelerator.pad_across_processes(mine))
     place, *parts = every[every[:, 2] == 1].split([3, *(c[0].numel() for c in columns)], dim=1)
     index = (place[:, 0].double() * 2**20 + place[:, 1].double()).long().cpu()
-    return [index, *(p.reshape(-1, *c.shape[1:]).to(c.dtype) for p, c in zip(parts, columns, strict=True))]
+    return [index, *(p.reshape(-1, *c.shape[1:]).to(c) for p, c in zip(parts, columns, strict=True))]

@@ -57,7 +57,8 @@ class Scene:
         if self.model == "minilm":
             return AutoModelForSequenceClassification.from_pretrained(default_model(), num_labels=CLASSES)
         given: dict[str, Any] = TINY if self.model == "tiny" else {}
-        return BertForSequenceClassification(BertConfig(num_labels=CLASSES, **given))
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            return BertForSequenceClassification(BertConfig(num_labels=CLASSES, **given))
 
     def rows(self, count: int, seed: int, vocabulary: int) -> Dataset:
         """Invented tokens, none of them padding, and everything that a source may read."""
@@ -142,7 +143,7 @@ for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():
 
 DOUBLE = "double backward"
 _EXACT = ("head", "forward", "difference", DOUBLE)
-SLOW_ROWS = ("plain", "fixed", "trust", "denoise", *(f"{each}, meta 1/2" for each in _EXACT))
+SLOW_ROWS = ("plain", "distillation by hand", "fixed", "trust", "denoise", *(f"{each}, meta 1/2" for each in _EXACT))
 """The rows that have a target, for models on which a step takes long."""
 
 

@@ -27,7 +27,10 @@ import json
 import multiprocessing
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
@@ -94,29 +97,38 @@ def apart(threads: int, measure: Callable[..., Cell], *given: Any) -> Cell:
     return found
 
 
-def cell(scene: Scene, name: str, given: argparse.Namespace) -> Cell:
-    """Time, memory and (of some rows) bookkeeping of one row."""
+def run(plan: list[tuple[Scene, str]], given: argparse.Namespace) -> None:
+    """Memory of all rows first, several at once on a GPU, where nothing is lost by that; then times, one at a time."""
+    repeats = (2, 2) if given.quick else (given.least, given.most)
+    steps = 2 if given.quick else 5
+    timed = [each for each in plan if each[1] != "plain"]
+    booked = [each for each in plan if each[1] in BOOKED]
+    phases: list[tuple[str, list[tuple[Scene, str]], Callable[..., Cell], tuple[Any, ...], int]] = [
+        ("memory", plan, memory, (), given.together),
+        ("seconds", timed, seconds, (given.seconds, *repeats), 1),
+        ("bookkeeping", booked, bookkeeping, (steps,), 1),
+    ]
+    for part, rows, measure, more, together in phases:
+        with ThreadPoolExecutor(together) as pool:
+            deque(pool.map(partial(add, given, part, measure, more), rows), maxlen=0)
+
+
+def add(
+    given: argparse.Namespace, part: str, measure: Callable[..., Cell], more: tuple[Any, ...], row: tuple[Scene, str]
+) -> None:
+    """One part of a row's cell, where it is not there yet."""
+    scene, name = row
+    path = place(given.out, scene, name)
     threads = f"CPU, {given.threads or torch.get_num_threads()} threads"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else threads
-    found: Cell = {"row": name, "scene": vars(scene), "device": device}
-    found["memory"] = apart(given.threads, memory, scene, name)
-    if "error" in found["memory"] or name == "plain":
-        return found
-    repeats = (2, 2) if given.quick else (given.least, given.most)
-    found["seconds"] = apart(given.threads, seconds, scene, name, given.seconds, *repeats)
-    if name in BOOKED:
-        found["bookkeeping"] = apart(given.threads, bookkeeping, scene, name, 2 if given.quick else 5)
-    return found
-
-
-def run(plan: list[tuple[Scene, str]], given: argparse.Namespace) -> None:
-    for scene, name in plan:
-        path = place(given.out, scene, name)
-        if path.is_file() and not _error(json.loads(path.read_text())):
-            continue
-        found = cell(scene, name, given)
-        write_json(path, found)
-        print(f"{path.parent.name:22s} {name:28s} {_error(found) or 'measured'}", flush=True)
+    found = json.loads(path.read_text()) if path.is_file() else {"row": name, "scene": vars(scene), "device": device}
+    if part in found and "error" not in found[part]:
+        return
+    if "error" in found.get("memory", {}) and part != "memory":
+        return  # it does not run
+    found[part] = apart(given.threads, measure, scene, name, *more)
+    write_json(path, found)
+    print(f"{path.parent.name:22s} {name:28s} {part:12s} {found[part].get('error', 'measured')}", flush=True)
 
 
 def place(out: Path, scene: Scene, name: str) -> Path:
@@ -148,6 +160,8 @@ def report(cells: list[Cell]) -> str:
         here = {each["row"]: each for each in cells if json.dumps(each["scene"]) == scene}
         told, device = Scene(**json.loads(scene)), next(iter(here.values()))["device"]
         lines += [f"\n### {told.model}, length {told.length}, batch {told.batch}, {told.precision}, {device}\n"]
+        if steps := [took for each in here.values() for took in each.get("seconds", {}).get("plain", [])]:
+            lines += [f"A plain step takes {1e3 * median(steps):,.0f} ms.\n"]
         lines += [_line(["step", "every", "time", "quartiles", "floor", "distance", "memory", "step's own", "target"])]
         lines += [_line(["---", *["---:"] * 7, "---"])]
         plain = here.get("plain", {})
@@ -161,6 +175,8 @@ def entries(name: str, found: Cell, plain: Cell) -> list[list[str]]:
     """One line per `meta_every` of a row."""
     if error := _error(found):
         return [[name, *["–"] * 7, f"not measured: {error}"]]
+    if name != "plain" and "seconds" not in found:
+        return [[name, *["–"] * 7, "not measured yet"]]
     beside = [f"{found['memory'][part] / plain['memory'][part]:.2f}" if plain else "–" for part in ("all", "above")]
     if name == "plain":
         held = [f"{found['memory'][part]:,.0f} MiB" for part in ("all", "above")]
@@ -187,7 +203,7 @@ def conclusions(here: dict[str, Cell]) -> list[str]:
         slow = here.get(f"{DOUBLE}, meta {share}")
         for ours in ("head", "forward", "difference"):
             fast = here.get(f"{ours}, meta {share}")
-            if not slow or not fast or _error(slow) or _error(fast):
+            if not all(each and "seconds" in each and not _error(each) for each in (slow, fast)):
                 continue
             times = median(ratios(slow, 1)) / median(ratios(fast, 1))
             room = fast["memory"]["all"] / slow["memory"]["all"]
@@ -240,6 +256,7 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     given.scale = "quick" if given.quick else given.scale
     given.seconds = {"cpu": 20.0, "gpu": 3.0, "quick": 0.0}[given.scale] if given.seconds is None else given.seconds
+    given.together = 6 if given.scale == "gpu" else 1
     given.out = given.out or Path(f"runs/overhead-{given.scale}")
     if given.scale == "gpu" and not torch.cuda.is_available():
         parser.error("--scale: 'gpu' expects a CUDA device, found none; use 'cpu'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ SETTINGS: dict[str, Any] = {
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,
-    "use_cpu": True,
+    "use_cpu": os.environ.get("AMAL_HF_TESTS_ON") != "gpu",  # there, what is bit for bit on a CPU may not be
     "dataloader_pin_memory": False,
     "meta_batch_size": 8,
 }
@@ -116,7 +117,7 @@ def make_trainer(
 
 
 def parameters(trainer: Any) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    return {name: p.detach().cpu().clone() for name, p in trainer.model.named_parameters()}
 
 
 def table_of(trainer: AMALTrainer) -> torch.Tensor:
@@ -128,11 +129,13 @@ def table_of(trainer: AMALTrainer) -> torch.Tensor:
 def furthest(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
     """The largest difference of any entry of any tensor, relative where entries exceed one."""
     assert a.keys() == b.keys()
-    gaps = [((a[k] - b[k]).abs() / a[k].abs().clamp_min(1)).nan_to_num() for k in a if a[k].is_floating_point()]
+    pairs = [(a[k].cpu(), b[k].cpu()) for k in a if a[k].is_floating_point()]
+    gaps = [((x - y).abs() / x.abs().clamp_min(1)).nan_to_num() for x, y in pairs]
     return max(gap.max().item() for gap in gaps)
 
 
 def identical(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of tensors that are not bit for bit the same (NaN equals NaN)."""
     assert a.keys() == b.keys()
-    return [k for k in a if not torch.equal(a[k].nan_to_num(nan=1e9), b[k].nan_to_num(nan=1e9))]
+    pairs = {k: (a[k].detach().cpu().nan_to_num(nan=1e9), b[k].detach().cpu().nan_to_num(nan=1e9)) for k in a}
+    return [k for k, (x, y) in pairs.items() if not torch.equal(x, y)]

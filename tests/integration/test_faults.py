@@ -135,9 +135,11 @@ def gone_wrong(at, make_wrong):
 # on a CPU fp16 has no gradient scaler, which would skip the step
 @pytest.mark.parametrize(("number", "fp16"), [(float("nan"), False), (float("inf"), False), (float("nan"), True)])
 def test_a_loss_that_is_no_number(number, fp16, build):
-    wrong = gone_wrong(2, lambda rows: torch.where(torch.arange(len(rows)) == 3, number, rows))
+    wrong = gone_wrong(2, lambda rows: torch.where(torch.arange(len(rows), device=rows.device) == 3, number, rows))
     trainer = build({"recipe": "trust", "meta_start": 0, "save_strategy": "steps", "save_steps": 1, "fp16": fp16},
                     losses={"label": CrossEntropy(), "margin": wrong})  # fmt: skip
+    if trainer.accelerator.scaler is not None:
+        pytest.skip("a gradient scaler is at work")
     seen = {}
     trainer.add_callback(At(2, lambda: seen.update(parameters(trainer))))
     with pytest.raises(FloatingPointError, match=r"`losses`: .*step 3, found (nan|inf) with source\(s\) \['margin'\]"):

@@ -181,13 +181,13 @@ def autocast(build: Build, moves: str) -> str:
 
 
 def scaled(build: Build, moves: str) -> str:
-    """Accelerate scales gradients on GPUs, and trains in float32 on a CPU: lend it a CPU's autocast and scaler."""
+    """Accelerate scales gradients on GPUs, and trains in float32 on a CPU: lend it autocast and a scaler of its own."""
 
     def from_scale(scale: float) -> Build:
         def lent(*args: Any, **given: Any) -> Any:
             trainer = build(*args, **given)
             trainer.accelerator.native_amp = True
-            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            trainer.accelerator.scaler = torch.amp.GradScaler(trainer.args.device.type, init_scale=scale)
             return trainer
 
         return lent

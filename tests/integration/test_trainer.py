@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from planted import furthest, identical, parameters, table_of
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as hf_trainer
 
@@ -75,7 +76,7 @@ def test_normalize_row_shares_one_unit(build):
     original = trainer._normalized
     trainer._normalized = lambda *a, **k: used.append(original(*a, **k)) or used[-1]
     trainer.train()
-    assert all(torch.allclose(w.sum(1), torch.ones(len(w)), atol=1e-5) for w in used)
+    assert all(torch.allclose(w.sum(1).cpu(), torch.ones(len(w)), atol=1e-5) for w in used)
 
 
 def test_before_meta_start_nothing_moves(build):
@@ -457,7 +458,8 @@ def test_estimators_of_one_derivative_agree(build):
     def table(estimator):
         settings = {"recipe": "amal-step", "lookahead_params": "all", "estimator": estimator, "max_steps": 4}
         trainer = build(settings, model=planted.make_student(dropout=0.2))
-        trainer.train()
+        with sdpa_kernel(SDPBackend.MATH):  # a GPU's fused kernels draw other masks
+            trainer.train()
         return trainer.mixing.table
 
     exact = table("double")

@@ -48,9 +48,9 @@ def features(model: Any, rows: Dataset) -> Tensor:
     """What enters the last layer, `[N, H]`, a row at a time: no padding, no batch."""
     model.eval()
     with torch.no_grad():
-        each = [model.bert(torch.tensor([ids])).pooler_output[0] for ids in rows["input_ids"][:]]
+        each = [model.bert(torch.tensor([ids], device=model.device)).pooler_output[0] for ids in rows["input_ids"][:]]
     model.train()
-    return torch.stack(each).double()
+    return torch.stack(each).double().cpu()
 
 
 def losses(logits: Tensor, labels: Tensor, teachers: list[Tensor]) -> Tensor:
@@ -68,7 +68,7 @@ def losses(logits: Tensor, labels: Tensor, teachers: list[Tensor]) -> Tensor:
 def refresh(table: Tensor, model: Any, eta: float, train: Dataset, clean: Dataset, draws: list[list[int]]) -> Tensor:
     """One pass. `draws`: which clean rows the j-th group is judged by."""
     table = table.clone()
-    weight, bias = (p.detach().double() for p in (model.classifier.weight, model.classifier.bias))
+    weight, bias = (p.detach().double().cpu() for p in (model.classifier.weight, model.classifier.bias))
     h, h_clean = features(model, train), features(model, clean)
     labels, labels_clean = torch.tensor(train["label"][:]), torch.tensor(clean["label"][:])
     teachers = [torch.tensor(train[c][:]).double() for c in train.column_names if c.startswith("t") and c != "truth"]
