@@ -314,11 +314,14 @@ class Stepper:
         return AMALTrainer(model, arguments, losses=losses, train_dataset=train, meta_dataset=clean)
 
     def step(self, due: bool = True, rows: int | None = None) -> None:
-        """`Trainer`'s optimizer step on the batch, or on its first rows; with a lookahead where `due`."""
+        """What `Trainer`'s loop does for the batch, or for its first rows; with a lookahead where `due`."""
         trainer = self.trainer
         ahead = trainer.state.global_step + 1
         trainer.state.global_step = ahead + int((ahead % 2 == 0) != due)
-        trainer.training_step(self.model, {name: value[:rows] for name, value in self.batch.items()}, None)
+        batch = {name: value[:rows] for name, value in self.batch.items()}
+        loss = trainer.training_step(self.model, batch, None)
+        assert not (torch.isnan(loss) or torch.isinf(loss))  # `logging_nan_inf_filter`: the loop waits for a GPU here
+        trainer.floating_point_ops(batch)
         trainer._get_grad_norm(self.model, grad_norm=trainer._clip_grad_norm(self.model))
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
