@@ -115,7 +115,7 @@ class AMALTrainer(Trainer):
         self.mixing = deepcopy(self._given_mixing) or made
         check_launch(self, self.mixing, counted)
         # a mixing of the user's may hold tensors where the model is
-        self._light = self._given_mixing is None and all(loss.anywhere for loss in self.stack.losses.values())
+        self._light = self._given_mixing is None and self.stack.anywhere
         self.history = WeightHistory(self.stack.names, num_rows, getattr(torch, self.args.table_dtype))
         self._steering: Steering | None = None
         self._slow: SlowModel | None = None
@@ -228,6 +228,7 @@ class AMALTrainer(Trainer):
             inputs=read,
             noise=self._noise,
             losses_of=lambda out: self.stack.with_classes(out, columns.on(out.logits.device)),
+            along_of=lambda out, tangent: self.stack.along(out, tangent, columns.on(tangent.device)),
             lookahead=self.virtual_step(),
             num_rows=find_batch_size(read) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
             due=after % self.args.meta_every == 0,

@@ -51,6 +51,11 @@ class Loss(ABC):
         """The class distribution the source asserts, `[N, C]` or `[N, k, C]`; None if it has none."""
         return None
 
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
+        """The losses' derivative where the logits move along `tangent` `[N, C]`, in closed form. Shape as `__call__`'s;
+        None where there is none: it is then derived, for all sources."""
+        return None
+
     def sources(self, name: str, example: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the columns of `[N, K]` this loss fills, given one row of the dataset."""
         return (name,)
@@ -85,3 +90,23 @@ class FunctionLoss(Loss):
     def mask(self, batch: Batch) -> Tensor:
         rows = next(iter(batch.values()))
         return torch.ones(rows.shape[0], dtype=torch.bool, device=rows.device)
+
+
+def promised(loss: Loss, name: str) -> bool:
+    """Whether `name` was said of the very `__call__` that the loss has: not so where a subclass has one of its own.
+
+    Example:
+        >>> class Doubled(FunctionLoss):
+        ...     def __call__(self, outputs, batch):
+        ...         return 2 * super().__call__(outputs, batch)
+        >>> promised(FunctionLoss(len), "mask"), promised(Doubled(len), "mask")
+        (True, False)
+    """
+    kinds = type(loss).__mro__
+    defined = {each: next(i for i, kind in enumerate(kinds) if each in vars(kind)) for each in (name, "__call__")}
+    return defined[name] <= defined["__call__"]
+
+
+def expected_tangent(logits: Tensor, tangent: Tensor) -> Tensor:
+    r"""$\langle \mathrm{softmax}(z_i), \dot z_i\rangle$, `[N]`: how $\log\sum_c e^{z_{ic}}$ moves."""
+    return (logits.softmax(-1) * tangent).sum(-1)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amal_hf._types import Batch, Outputs
-from amal_hf.losses.base import Loss
+from amal_hf.losses.base import Loss, expected_tangent
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,11 @@ class CrossEntropy(Loss):
         if target.is_floating_point():
             return torch.where(said[:, None], target, 0.0)
         return F.one_hot(torch.where(said, target, 0), num_classes) * said[:, None].float()
+
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
+        if self.class_weights is not None:
+            return None
+        mask, num_classes = self.mask(batch), tangent.shape[1]
+        said = self.target(batch, num_classes).to(tangent.dtype)
+        wanted = said + self.label_smoothing * (1 / num_classes - said)
+        return (wanted.sum(-1) * expected_tangent(outputs.logits, tangent) - (wanted * tangent).sum(-1)) * mask

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amal_hf import _checks
 from amal_hf._types import Batch, Outputs
-from amal_hf.losses.base import Loss
+from amal_hf.losses.base import Loss, expected_tangent
 from amal_hf.losses.divergences import DIVERGENCES
 
 LEARNED = "learned"
@@ -108,3 +108,11 @@ class Distillation(TeacherLoss):
         if self.kind == "sigmoid" or num_classes == 1:
             return None  # no class competes with another: there is no distribution over them
         return self._teacher(batch).softmax(-1) * self.mask(batch)[:, None]
+
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
+        if self.kind != "kl":
+            return None
+        t: Any = batch[TEMPERATURE + self.column] if self.temperature == LEARNED else self.temperature
+        teacher = self._teacher(batch).to(tangent.dtype)
+        apart = expected_tangent(outputs.logits / t, tangent) - expected_tangent(teacher / t, tangent)
+        return t * apart * self.mask(batch)

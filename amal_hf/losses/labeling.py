@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amal_hf._types import Batch, Outputs
-from amal_hf.losses.base import Loss
+from amal_hf.losses.base import Loss, expected_tangent
 
 ABSTAIN = -1
 
@@ -60,6 +60,10 @@ class LabelingFunctions(Loss):
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
         return F.one_hot(batch[self.column].clamp_min(0), num_classes) * self.mask(batch)[..., None].float()
+
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor:
+        named = tangent.gather(1, batch[self.column].clamp_min(0))
+        return (expected_tangent(outputs.logits, tangent)[:, None] - named) * self.mask(batch)
 
     def sources(self, name: str, example: Mapping[str, Any]) -> tuple[str, ...]:
         count = len(example[self.column])
@@ -111,3 +115,7 @@ class MajorityVote(Loss):
         counts = (F.one_hot(votes.clamp_min(0), num_classes) * (votes != ABSTAIN)[..., None]).sum(1)
         winners = (counts == counts.amax(-1, keepdim=True)) & self.mask(batch)[:, None]
         return winners.float() / winners.sum(-1, keepdim=True).clamp_min(1)
+
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor:
+        named = self.target(batch, tangent.shape[1]).to(tangent.dtype)
+        return named.sum(-1) * expected_tangent(outputs.logits, tangent) - (named * tangent).sum(-1)

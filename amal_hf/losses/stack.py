@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amal_hf._types import Batch, Outputs, RowFunction
-from amal_hf.losses.base import FunctionLoss, Loss
+from amal_hf.losses.base import FunctionLoss, Loss, expected_tangent, promised
 from amal_hf.losses.temperature import Temperatures
 
 
@@ -75,6 +75,22 @@ class LossStack:
         temperatures that are learned. Shape `[N, K + C + J]`."""
         slopes = self.temperatures.slopes(outputs, batch)
         return torch.cat([self(outputs, batch), -outputs.logits.log_softmax(-1), slopes], dim=1)
+
+    def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
+        """The derivative of `with_classes` where the logits move along `tangent` `[N, C]`, in closed form; None where a
+        loss has none, or a temperature is learned."""
+        if len(self.temperatures) or not all(promised(loss, "along") for loss in self.losses.values()):
+            return None
+        found = [loss.along(outputs, tangent, batch) for loss in self.losses.values()]
+        if any(each is None for each in found):
+            return None
+        classes = expected_tangent(outputs.logits, tangent)[:, None] - tangent
+        return torch.cat([*(_as_block(each) for each in found if each is not None), classes], dim=1)
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether all losses read logits and columns alone, on whatever device they are."""
+        return all(loss.anywhere and promised(loss, "anywhere") for loss in self.losses.values())
 
     def targets(self, batch: Batch, num_classes: int) -> Tensor:
         """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import jvp
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -113,10 +114,10 @@ class HeadClosedForm(MetaGradient):
             )
         weight, bias = problem.names
         with torch.no_grad():
-            tangent = torch.einsum("nh,ch->nc", problem.features, direction[weight])
-            if bias is not None:
-                tangent = tangent + direction[bias]
-            return _along(problem, problem.outputs(problem.params), tangent)
+            tangent = F.linear(problem.features, direction[weight], direction[bias] if bias is not None else None)
+            logits = problem.outputs(problem.params)
+            found = problem.along_of(logits, tangent) if problem.along_of else None
+            return _along(problem, logits, tangent) if found is None else found
 
 
 @dataclass(frozen=True)

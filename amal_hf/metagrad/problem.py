@@ -141,10 +141,13 @@ class HeadProblem(OutputsProblem):
     Args:
         features: input of the layer, h, `[N, H]`, detached.
         names: the keys of `weight` `[C, H]` and, where there is one, `bias` `[C]` in `params`.
+        along_of: logits and their tangent, both `[N, C]` -> the losses' derivative `[N, K]`, in closed form; None, or
+            None in answer: it is derived from `losses_from`.
     """
 
     features: Tensor = None  # type: ignore[assignment]
     names: tuple[str, str | None] = ("weight", "bias")
+    along_of: Callable[[Tensor, Tensor], Tensor | None] | None = None
 
     @classmethod
     def on(

@@ -29,6 +29,7 @@ class Batch:
         inputs: the model's inputs.
         noise: random state at the start of the training forward.
         losses_of: outputs -> `[N, K + C + J]`, the sources and then the virtual ones.
+        along_of: outputs and the logits' tangent `[N, C]` -> D of `losses_of`, where there is a closed form, or None.
         lookahead: the virtual step.
         num_rows: N of (E1), the effective batch over processes and accumulation.
         due: a lookahead is due at this optimizer step.
@@ -46,6 +47,7 @@ class Batch:
     new: bool = True
     last: bool = True
     temperatures: int = 0
+    along_of: Callable[[Outputs, Tensor], Tensor | None] = lambda outputs, tangent: None
     summed: Callable[[Tensors], Tensors] = dict
 
 

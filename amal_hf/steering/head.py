@@ -63,9 +63,11 @@ class HeadSteering(Steering):
         """The head's bilevel problem for this batch, V on all clean rows or on `rows`."""
         params = {name: p.detach().to(features.device, torch.float32) for name, p in self.head.params().items()}
         weighted = step.lookahead.needs_gradient
+        outputs = lambda logits: Outputs({**step.outputs, "logits": logits})  # noqa: E731
         return HeadProblem.on(
             features.float(),
-            lambda logits: step.losses_of(Outputs({**step.outputs, "logits": logits})),
+            lambda logits: step.losses_of(outputs(logits)),
+            along_of=lambda logits, tangent: step.along_of(outputs(logits), tangent),
             names=self.head.names,
             params=params,
             weights=step.padded_weights.detach() if weighted else features.new_empty(0),

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from amal_hf._types import Outputs
 from amal_hf.losses import (
@@ -359,3 +360,62 @@ def test_stack_refuses_nothing():
 def test_outputs_name_what_is_there():
     with pytest.raises(AttributeError, match=r"the model returned \['logits'\], not 'hidden_states'"):
         _ = Outputs(logits=Z).hidden_states
+
+
+# ---- along a tangent: closed forms beside forward mode ----
+
+SOFT = {"labels": rows([[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [NAN] * 3, [0.1, 0.1, 0.1], [0.0, 0.0, 1.0]])}
+ALONG = {
+    "labels": (CrossEntropy(), HARD),
+    "smoothed labels": (CrossEntropy(label_smoothing=0.1), HARD),
+    "distributions": (CrossEntropy(), SOFT),
+    "smoothed distributions": (CrossEntropy(label_smoothing=0.1), SOFT),
+    "teacher": (Distillation(), {"teacher_logits": TEACHER}),
+    "sharp teacher": (Distillation(temperature=0.5), {"teacher_logits": TEACHER}),
+    "probabilities": (Distillation(probabilities=True), {"teacher_logits": TEACHER.softmax(-1)}),
+    "votes": (LabelingFunctions(), VOTES),
+    "majority": (MajorityVote(), VOTES),
+}
+TANGENT = torch.randn(N, C, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("which", ALONG)
+def test_closed_form_along_a_tangent(which):
+    loss, batch = ALONG[which]
+    expected = jvp(lambda z: loss(Outputs(logits=z), batch), (Z,), (TANGENT,))[1]
+    found = loss.along(Outputs(logits=Z), TANGENT, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert not found[~loss.mask(batch)].any() and found.any()
+
+
+def test_stack_along_a_tangent():
+    stack = LossStack({name: LOSSES[name] for name in ("label", "teacher", "rules", "vote")}, {"weak_labels": [0] * 4})
+    expected = jvp(lambda z: stack.with_classes(Outputs(logits=z), BATCH), (Z,), (TANGENT,))[1]
+    torch.testing.assert_close(stack.along(Outputs(logits=Z), TANGENT, BATCH), expected, rtol=1e-10, atol=1e-12)
+
+
+class Focal(CrossEntropy):
+    def __call__(self, outputs, batch):
+        found = super().__call__(outputs, batch)
+        return found * (1 - (-found).exp()) ** 2
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Focal(),
+        CrossEntropy(class_weights=(1.0, 2.0, 1.0)),
+        Distillation(kind="js"),
+        Distillation(temperature="learned"),
+        confidence,
+    ],
+    ids=["a loss of one's own", "class weights", "another divergence", "a learned temperature", "a function"],
+)
+def test_no_closed_form_is_claimed_for_what_has_none(loss):
+    stack = LossStack({"label": CrossEntropy(), "other": loss}, {})
+    assert stack.along(Outputs(logits=Z), TANGENT, BATCH) is None
+
+
+def test_what_a_subclass_computes_is_not_what_its_parent_promised():
+    assert LossStack({"label": CrossEntropy()}, {}).anywhere
+    assert not LossStack({"label": Focal()}, {}).anywhere
