@@ -58,9 +58,9 @@ SCALES: dict[str, list[tuple[Scene, Sequence[str]]]] = {
     ],
     "gpu": [
         (Scene(model, length, precision), tuple(ROWS) if length == 128 else SLOW_ROWS)
-        for model in ("minilm", "bert-base")
-        for length in (64, 128)
-        for precision in ("fp32", "bf16")
+        for length in (128, 64)
+        for precision in ("bf16", "fp32")
+        for model in ("bert-base", "minilm")
     ],
 }
 
