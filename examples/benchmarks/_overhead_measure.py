@@ -68,14 +68,14 @@ def memory(scene: Scene, name: str) -> dict[str, Any]:
     """Peak of a step with a lookahead, MiB: `above` what is held between steps, and `all` of model, optimizer and step.
 
     On a CPU it is resident memory (`VmHWM`, Linux), where malloc gives back at once what is freed; on a GPU what
-    PyTorch has allocated. Libraries are not counted. Call it in a fresh process.
+    PyTorch has allocated. Libraries are not counted. Call it in a fresh process on a CPU.
     """
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 65536)
     _warmed(Scene("tiny", 8, scene.precision, batch=2, clean=4), name)  # loads what PyTorch loads at first use
     gc.collect()
-    nothing = 0.0 if on_gpu else resident()
+    nothing = torch.cuda.memory_allocated() / MIB if on_gpu else resident()
     stepper = _warmed(scene, name)
     held = torch.cuda.memory_allocated() / MIB if on_gpu else resident()
     if on_gpu:

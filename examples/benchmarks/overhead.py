@@ -6,13 +6,13 @@
     python examples/benchmarks/overhead.py --table                # weights of 10^4, 10^6 and 10^8 rows; 3 GB
     python examples/benchmarks/overhead.py --report               # the tables of what is there
 
-Every row is measured in processes of its own: in one, plain steps and steps of the row take turns and each repeat gives
-a ratio (median and quartiles are shown); in another the peak of memory. Plain is `Trainer` with cross-entropy: forward,
-backward, clipping, AdamW. A row whose lookahead comes every n steps is timed with and without one, and n - 1 of the
-latter are added to one of the former. Batch 32, dropout on. "Floor" counts forwards (a backward is 2 of them, a JVP 3:
-the forward again and its derivative) beside the 3 of a plain step; the distance is how far the time is from it. The
-head's meta-gradient is another one than the network's: of the last layer alone. All rows of the network's compute the
-same.
+Every row is measured in processes of its own, on a GPU in this one: in one, plain steps and steps of the row take turns
+and each repeat gives a ratio (median and quartiles are shown); in another the peak of memory. Plain is `Trainer` with
+cross-entropy: forward, backward, clipping, AdamW. A row whose lookahead comes every n steps is timed with and without
+one, and n - 1 of the latter are added to one of the former. Batch 32, dropout on. "Floor" counts forwards (a backward
+is 2 of them, a JVP 3: the forward again and its derivative) beside the 3 of a plain step; the distance is how far the
+time is from it. The head's meta-gradient is another one than the network's: of the last layer alone. All rows of the
+network's compute the same.
 
 Two rivals are optional; without them their rows say so: `pip install torchopt`, and, with pip < 24.1 (later ones refuse
 its metadata), `pip install --no-deps --ignore-requires-python betty-ml==0.2.0`.
@@ -23,14 +23,12 @@ Each row is one JSON under --out; a stopped benchmark goes on where it stopped, 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
@@ -57,7 +55,7 @@ SCALES: dict[str, list[tuple[Scene, Sequence[str]]]] = {
         (Scene("bert-base", 128), SLOW_ROWS),
     ],
     "gpu": [
-        (Scene(model, length, precision), tuple(ROWS) if length == 128 else SLOW_ROWS)
+        (Scene(model, length, precision), SLOW_ROWS)
         for length in (128, 64)
         for precision in ("bf16", "fp32")
         for model in ("bert-base", "minilm")
@@ -65,7 +63,7 @@ SCALES: dict[str, list[tuple[Scene, Sequence[str]]]] = {
 }
 
 
-# ---- every measurement in a process of its own ----
+# ---- every measurement in a process of its own, on a CPU ----
 
 
 def _work(pipe: Connection, threads: int, measure: Callable[..., Cell], given: tuple[Any, ...]) -> None:
@@ -73,16 +71,24 @@ def _work(pipe: Connection, threads: int, measure: Callable[..., Cell], given: t
     transformers.logging.disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
+    pipe.send(tried(measure, given))
+
+
+def tried(measure: Callable[..., Cell], given: tuple[Any, ...]) -> Cell:
+    """`measure(*given)`, and nothing left of it on the GPU; where it fails, its last words as `error`."""
     try:
-        pipe.send(measure(*given))
+        return measure(*given)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        pipe.send({"error": told, "traceback": traceback.format_exc()})
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0], "traceback": traceback.format_exc()}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def apart(threads: int, measure: Callable[..., Cell], *given: Any) -> Cell:
     """`measure(*given)` in a fresh process; where it fails, its last words as `error`."""
-    context = multiprocessing.get_context("forkserver")
+    # what imports have made of CUDA does not outlive a fork
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
     context.set_forkserver_preload(["_overhead_measure"])
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, threads, measure, given), daemon=True)
@@ -97,38 +103,33 @@ def apart(threads: int, measure: Callable[..., Cell], *given: Any) -> Cell:
     return found
 
 
-def run(plan: list[tuple[Scene, str]], given: argparse.Namespace) -> None:
-    """Memory of all rows first, several at once on a GPU, where nothing is lost by that; then times, one at a time."""
+def cell(scene: Scene, name: str, given: argparse.Namespace) -> Cell:
+    """Time, memory and (of some rows) bookkeeping of one row."""
+    on_gpu, threads = torch.cuda.is_available(), f"CPU, {given.threads or torch.get_num_threads()} threads"
+    found: Cell = {"row": name, "scene": vars(scene), "device": torch.cuda.get_device_name() if on_gpu else threads}
+
+    def asked(measure: Callable[..., Cell], *more: Any) -> Cell:
+        row = scene, name, *more
+        return tried(measure, row) if on_gpu else apart(given.threads, measure, *row)
+
+    found["memory"] = asked(memory)
+    if "error" in found["memory"] or name == "plain":
+        return found
     repeats = (2, 2) if given.quick else (given.least, given.most)
-    steps = 2 if given.quick else 5
-    timed = [each for each in plan if each[1] != "plain"]
-    booked = [each for each in plan if each[1] in BOOKED]
-    phases: list[tuple[str, list[tuple[Scene, str]], Callable[..., Cell], tuple[Any, ...], int]] = [
-        ("memory", plan, memory, (), given.together),
-        ("seconds", timed, seconds, (given.seconds, *repeats), 1),
-        ("bookkeeping", booked, bookkeeping, (steps,), 1),
-    ]
-    for part, rows, measure, more, together in phases:
-        with ThreadPoolExecutor(together) as pool:
-            deque(pool.map(partial(add, given, part, measure, more), rows), maxlen=0)
+    found["seconds"] = asked(seconds, given.seconds, *repeats)
+    if name in BOOKED:
+        found["bookkeeping"] = asked(bookkeeping, 2 if given.quick else 5)
+    return found
 
 
-def add(
-    given: argparse.Namespace, part: str, measure: Callable[..., Cell], more: tuple[Any, ...], row: tuple[Scene, str]
-) -> None:
-    """One part of a row's cell, where it is not there yet."""
-    scene, name = row
-    path = place(given.out, scene, name)
-    threads = f"CPU, {given.threads or torch.get_num_threads()} threads"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else threads
-    found = json.loads(path.read_text()) if path.is_file() else {"row": name, "scene": vars(scene), "device": device}
-    if part in found and "error" not in found[part]:
-        return
-    if "error" in found.get("memory", {}) and part != "memory":
-        return  # it does not run
-    found[part] = apart(given.threads, measure, scene, name, *more)
-    write_json(path, found)
-    print(f"{path.parent.name:22s} {name:28s} {part:12s} {found[part].get('error', 'measured')}", flush=True)
+def run(plan: list[tuple[Scene, str]], given: argparse.Namespace) -> None:
+    for scene, name in plan:
+        path = place(given.out, scene, name)
+        if path.is_file() and not _error(json.loads(path.read_text())):
+            continue
+        found = cell(scene, name, given)
+        write_json(path, found)
+        print(f"{path.parent.name:22s} {name:28s} {_error(found) or 'measured'}", flush=True)
 
 
 def place(out: Path, scene: Scene, name: str) -> Path:
@@ -175,8 +176,6 @@ def entries(name: str, found: Cell, plain: Cell) -> list[list[str]]:
     """One line per `meta_every` of a row."""
     if error := _error(found):
         return [[name, *["–"] * 7, f"not measured: {error}"]]
-    if name != "plain" and "seconds" not in found:
-        return [[name, *["–"] * 7, "not measured yet"]]
     beside = [f"{found['memory'][part] / plain['memory'][part]:.2f}" if plain else "–" for part in ("all", "above")]
     if name == "plain":
         held = [f"{found['memory'][part]:,.0f} MiB" for part in ("all", "above")]
@@ -203,7 +202,7 @@ def conclusions(here: dict[str, Cell]) -> list[str]:
         slow = here.get(f"{DOUBLE}, meta {share}")
         for ours in ("head", "forward", "difference"):
             fast = here.get(f"{ours}, meta {share}")
-            if not all(each and "seconds" in each and not _error(each) for each in (slow, fast)):
+            if not slow or not fast or _error(slow) or _error(fast):
                 continue
             times = median(ratios(slow, 1)) / median(ratios(fast, 1))
             room = fast["memory"]["all"] / slow["memory"]["all"]
@@ -256,7 +255,6 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     given.scale = "quick" if given.quick else given.scale
     given.seconds = {"cpu": 20.0, "gpu": 3.0, "quick": 0.0}[given.scale] if given.seconds is None else given.seconds
-    given.together = 6 if given.scale == "gpu" else 1
     given.out = given.out or Path(f"runs/overhead-{given.scale}")
     if given.scale == "gpu" and not torch.cuda.is_available():
         parser.error("--scale: 'gpu' expects a CUDA device, found none; use 'cpu'")
@@ -275,6 +273,8 @@ def planned(given: argparse.Namespace) -> list[tuple[Scene, str]]:
 
 def main() -> None:
     given = arguments()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Python < 3.13: the server that forks the processes does not look where this script lies
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
