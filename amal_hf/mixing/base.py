@@ -13,7 +13,9 @@ from amal_hf._types import Tensors
 
 @dataclass(frozen=True)
 class Rows:
-    """What a mixing may look at for the rows of a batch; everything detached.
+    """What a mixing may look at for the rows of a batch; everything detached, and beside one another.
+
+    For a mixing of your own that is the model's device, else mostly the CPU.
 
     Args:
         index: position of each row in the training set, `[N]`.

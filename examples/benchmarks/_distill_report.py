@@ -101,8 +101,10 @@ def _spread_of(found: dict[tuple[str, str, int], float], data: str, case: str) -
 
 
 def _time_ratio(runs: Runs, method: str) -> float:
-    mine, unit = of(runs, method, "seconds"), of(runs, UNIT, "seconds")
-    ratios = [value / unit[key] for key, value in mine.items() if key in unit]
+    """Seconds of training beside those of labels alone; a run of another day holds what these took then."""
+    mine, then, unit = (of(runs, *each) for each in ((method, "seconds"), (method, "unit_seconds"), (UNIT, "seconds")))
+    beside = [(value, then.get(key) or unit.get(key)) for key, value in mine.items()]
+    ratios = [value / labels for value, labels in beside if labels]
     return float(np.mean(ratios)) if ratios else math.nan
 
 
