@@ -175,8 +175,8 @@ class AMALTrainer(Trainer):
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
         losses = self.stack(outputs, inputs)
-        weights = self._weights(outputs, losses.detach(), columns, batch)
         self._seen = inputs.get(ROW_ID), losses.detach()  # to name what was not finite
+        weights = self._weights(outputs, losses.detach(), columns, batch)
         loss = (weights * losses).sum(1).mean()
         return (loss, raw) if return_outputs else loss
 

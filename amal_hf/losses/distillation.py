@@ -110,9 +110,9 @@ class Distillation(TeacherLoss):
         return self._teacher(batch).softmax(-1) * self.mask(batch)[:, None]
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
-        if self.kind != "kl":
+        t: Any = self.temperature
+        if self.kind != "kl" or t == LEARNED:  # where T is learned, ∂ℓ/∂log T is to be derived as well
             return None
-        t: Any = batch[TEMPERATURE + self.column] if self.temperature == LEARNED else self.temperature
         teacher = self._teacher(batch).to(tangent.dtype)
         apart = expected_tangent(outputs.logits / t, tangent) - expected_tangent(teacher / t, tangent)
         return t * apart * self.mask(batch)

@@ -78,14 +78,15 @@ class LossStack:
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         """The derivative of `with_classes` where the logits move along `tangent` `[N, C]`, in closed form; None where a
-        loss has none, or a temperature is learned."""
-        if len(self.temperatures) or not all(promised(loss, "along") for loss in self.losses.values()):
-            return None
-        found = [loss.along(outputs, tangent, batch) for loss in self.losses.values()]
-        if any(each is None for each in found):
-            return None
+        loss has none."""
+        blocks = []
+        for loss in self.losses.values():
+            found = loss.along(outputs, tangent, batch) if promised(loss, "along") else None
+            if found is None:
+                return None
+            blocks.append(_as_block(found))
         classes = expected_tangent(outputs.logits, tangent)[:, None] - tangent
-        return torch.cat([*(_as_block(each) for each in found if each is not None), classes], dim=1)
+        return torch.cat([*blocks, classes], dim=1)
 
     @property
     def anywhere(self) -> bool:

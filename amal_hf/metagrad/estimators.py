@@ -154,8 +154,8 @@ def _along(problem: MetaProblem, outputs: Any, tangent: Any) -> Tensor:
     $$D = \frac{\partial}{\partial u}
       \Big\langle \nabla_z \textstyle\sum_{ik} u_{ik}\,\ell_{ik}(z),\, \dot z \Big\rangle$$
 
-    Two backward passes over a few small operations: forward mode takes four times as long here, since PyTorch makes a
-    tangent for every operand that has none.
+    Two backward passes over a few small operations. Forward mode would do as well, but PyTorch makes a tangent for
+    every operand that has none, which takes longer than the operation.
     """
     leaves, tree = tree_flatten(outputs)
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
