@@ -51,7 +51,7 @@ def whole_folder(folder: Path, leads: bool, wait: Callable[[], object]) -> Itera
         mark(unfinished / folder.name, CHECKPOINT, hashed=False)
         if folder.is_dir():  # from an earlier run
             earlier = foreign(folder, CHECKPOINT)
-            os.rename(folder, _free(folder, ".earlier") if earlier else unfinished / f"old-{folder.name}")
+            os.rename(folder, free_name(folder, ".earlier") if earlier else unfinished / f"old-{folder.name}")
         os.replace(unfinished / folder.name, folder)
         shutil.rmtree(unfinished, ignore_errors=True)
     wait()
@@ -77,7 +77,7 @@ def no_folder_left(folder: str | Path) -> Iterator[None]:
         raise
 
 
-def _free(path: Path, ending: str) -> Path:
+def free_name(path: Path, ending: str) -> Path:
     """A name that nothing has."""
     names = (path.with_name(f"{path.name}{ending}{number or ''}") for number in count())
     return next(name for name in names if not os.path.lexists(name))

@@ -32,17 +32,17 @@ def scratch_folder(folder: Path, argument: str, command: str) -> Iterator[Path]:
     Raises:
         OSError: another process holds it (its number is named), or something else stands there.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [each for each in folder.parents if not each.exists()]
     try:
         file, held = _acquire(folder, argument, command)
     except BaseException:
-        _remove_empty(made)
+        _remove_empty([folder, *made])
         raise
     try:
         yield folder
     except BaseException:
         _release(folder, file, held)
-        _remove_empty(made[1:])
+        _remove_empty(made)
         raise
     _release(folder, file, held)
 

@@ -1,8 +1,9 @@
 """A run folder: claimed by one process, resumed or refused; its last parts are put in place together (floor 0).
 
 While a run lasts, `.amal_hf` in its folder holds the lock, the parts that are being written ("run"), parts of the
-earlier run that these replace ("before"), and the earlier run's checkpoints ("checkpoints"). Once the new parts are
-whole, "whole.json" stands beside them: whoever claims the folder next finishes what a killed process began.
+earlier run that these replace ("before"), its checkpoints ("checkpoints") and its marker ("earlier.json"). Once the
+new parts are whole, "whole.json" stands beside them: whoever claims the folder next finishes what a killed process
+began.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amal_hf._files.checkpoints import CHECKPOINT, UNFINISHED, checkpoints
+from amal_hf._files.checkpoints import CHECKPOINT, UNFINISHED, checkpoints, free_name
 from amal_hf._files.lock import holds, scratch_folder
 from amal_hf._files.owned import (
     MARKER,
@@ -33,9 +34,10 @@ from amal_hf._files.owned import (
     write_marker,
 )
 from amal_hf._files.places import Inputs, check_output
-from amal_hf._files.whole import Refused, room_for, write_whole
+from amal_hf._files.whole import Refused, is_temporary, room_for, sweep_temporaries, write_whole
 
-SCRATCH, STAGED, BEFORE, ASIDE, WHOLE = ".amal_hf", "run", "before", "checkpoints", "whole.json"
+SCRATCH = ".amal_hf"
+STAGED, BEFORE, ASIDE, EARLIER, WHOLE = "run", "before", "checkpoints", "earlier.json", "whole.json"
 LAST = "run.json"
 """The part that makes a folder a run: the first to go, the last to come."""
 OURS = (MARKER, SCRATCH, UNFINISHED)
@@ -66,22 +68,18 @@ def run_folder(
         return
     folder = Path(os.path.realpath(output_dir))
     check_output(output_dir, command, inputs, owner=False)
-    _check_claim(folder, command, resume)
+    if not (folder / SCRATCH).exists():
+        _check_claim(folder, command, resume)
     with room_for("output_dir", folder, "Name a folder that can be written."):
         scratch = scratch_folder(folder / SCRATCH, "output_dir", command)
     with scratch as place:
-        with room_for("output_dir", folder, "Make room, or name a folder on another disk."):
-            _settle(folder, place, command)
-            resumes = _check_claim(folder, command, resume)
-            before = read_marker(folder)
-            if not resumes:
-                _set_aside(folder, place)
-            write_marker(folder, replace(before or Marker(command), finished=False))
         try:
+            with room_for("output_dir", folder, "Make room, or name a folder on another disk."):
+                _settle(folder, place, command)
+                _begin(folder, place, command, _check_claim(folder, command, resume))
             yield
         finally:
-            if not checkpoints(folder) and not (place / WHOLE).exists():
-                _put_back(folder, place, before)
+            _undo(folder, place)
     _remove_if_empty(folder)
 
 
@@ -99,7 +97,7 @@ def _check_claim(folder: Path, command: str, resume: Any) -> bool:
     ours = marker is None or marker.command == command
     if ours and found and _resumes(folder, resume):
         return True
-    if ours and found and (marker is None or not marker.finished) and not (folder / SCRATCH / WHOLE).exists():
+    if ours and found and (marker is None or not marker.finished):
         raise Refused(
             f"`output_dir`: expected a folder without checkpoints of a run that did not end, found {found[-1].name!r} "
             f"in {str(folder)!r}. Go on from there with --resume_from_checkpoint true, or name another folder."
@@ -126,9 +124,10 @@ def strangers(folder: Path, command: str) -> list[str]:
     """Paths in a run folder that neither its marker nor one of a folder in it vouches for."""
     marker = read_marker(folder)
     if marker is None or marker.command != command:
-        return [entry.name for entry in os.scandir(folder) if entry.name != SCRATCH]
+        return [entry.name for entry in os.scandir(folder) if entry.name != SCRATCH and not is_temporary(entry.name)]
     left_alone = {*OURS, *marker.beside}
-    return [path for path in _unknown(folder, marker, "") if path.split("/")[0] not in left_alone]
+    found = ((path.split("/")[0], path) for path in _unknown(folder, marker, ""))
+    return [path for top, path in found if top not in left_alone and not is_temporary(top)]
 
 
 def _unknown(folder: Path, marker: Marker, within: str) -> Iterator[str]:
@@ -145,26 +144,46 @@ def _unknown(folder: Path, marker: Marker, within: str) -> Iterator[str]:
             yield f"{path}/"
 
 
-# ---- the earlier run's checkpoints ----
+# ---- the earlier run, while the new one lasts ----
 
 
-def _set_aside(folder: Path, scratch: Path) -> None:
+def _begin(folder: Path, scratch: Path, command: str, resumes: bool) -> None:
+    """Mark the folder as that of a run that has not ended; the earlier run's checkpoints and marker are kept aside."""
+    marker = read_marker(folder)
+    begun = replace(marker or Marker(command), finished=False)
+    if resumes:
+        if marker != begun:
+            write_marker(folder, begun)
+        return
     for checkpoint in checkpoints(folder):
         (scratch / ASIDE).mkdir(exist_ok=True)
         os.rename(checkpoint, scratch / ASIDE / checkpoint.name)
+    write_marker(scratch, begun)
+    if marker is not None:
+        os.rename(folder / MARKER, scratch / EARLIER)
+    os.rename(scratch / MARKER, folder / MARKER)
 
 
-def _put_back(folder: Path, scratch: Path, before: Marker | None) -> None:
-    """The run left nothing: the folder is as it was."""
-    if (scratch / ASIDE).is_dir():
-        for checkpoint in (scratch / ASIDE).iterdir():
-            if not os.path.lexists(folder / checkpoint.name):
-                os.rename(checkpoint, folder / checkpoint.name)
-        (scratch / ASIDE).rmdir()
-    if before is None and {entry.name for entry in os.scandir(folder)} <= {MARKER, SCRATCH}:
-        (folder / MARKER).unlink(missing_ok=True)
-    elif before is not None and read_marker(folder) != before:
-        write_marker(folder, before)
+def _undo(folder: Path, scratch: Path) -> None:
+    """Put the earlier run's checkpoints and marker back where the new one left neither parts nor a checkpoint.
+
+    Nothing is written for it, so that a full disk is no hindrance.
+    """
+    if (scratch / WHOLE).is_file():
+        return
+    (scratch / MARKER).unlink(missing_ok=True)
+    marker = read_marker(folder)
+    own = marker is not None and not marker.finished and bool(checkpoints(folder))
+    kept = (scratch / ASIDE).is_dir() or (scratch / EARLIER).is_file()
+    if kept and not own:
+        for checkpoint in checkpoints(scratch / ASIDE):
+            os.rename(checkpoint, folder / checkpoint.name)
+        if (scratch / ASIDE).is_dir():
+            (scratch / ASIDE).rmdir()
+        if (scratch / EARLIER).is_file():
+            os.replace(scratch / EARLIER, folder / MARKER)
+    elif marker and not marker.finished and {entry.name for entry in os.scandir(folder)} <= {MARKER, SCRATCH}:
+        (folder / MARKER).unlink()
 
 
 def _settle(folder: Path, scratch: Path, command: str) -> None:
@@ -172,9 +191,18 @@ def _settle(folder: Path, scratch: Path, command: str) -> None:
     if (scratch / WHOLE).is_file():
         _put_in_place(folder, scratch, command)
     shutil.rmtree(scratch / STAGED, ignore_errors=True)
-    marker = read_marker(folder)
-    if (scratch / ASIDE).is_dir() and not checkpoints(folder) and marker is not None:
-        _put_back(folder, scratch, replace(marker, finished=True))
+    _drop_replaced(folder, scratch)
+    sweep_temporaries(scratch)
+    sweep_temporaries(folder)
+    _undo(folder, scratch)
+
+
+def _drop_replaced(folder: Path, scratch: Path) -> None:
+    """Delete what the new parts replaced; a checkpoint that somebody put something into comes back beside the new."""
+    for checkpoint in checkpoints(scratch / BEFORE / ASIDE):
+        if not delete_owned(checkpoint, CHECKPOINT):
+            os.rename(checkpoint, free_name(folder / checkpoint.name, ".earlier"))
+    shutil.rmtree(scratch / BEFORE, ignore_errors=True)
 
 
 # ---- its last parts ----
@@ -246,6 +274,7 @@ def _put_in_place(folder: Path, scratch: Path, command: str) -> None:
     known = [n for n in ways if all(same(path, place, earlier.entries) for path, place in _below(folder, n))]
     before.mkdir(exist_ok=True)
     moves = [(folder / name, before / name) for name in sorted(known, key=lambda name: (name != LAST, name))]
+    moves += [(scratch / name, before / name) for name in (ASIDE, EARLIER) if (scratch / name).exists()]
     moves += [(staged / name, folder / name) for name in parts]
     done: list[tuple[Path, Path]] = []
     try:
@@ -257,13 +286,8 @@ def _put_in_place(folder: Path, scratch: Path, command: str) -> None:
             os.rename(target, source)
         raise
     os.replace(scratch / WHOLE, folder / MARKER)
-    shutil.rmtree(before)
+    _drop_replaced(folder, scratch)
     staged.rmdir()
-    if (scratch / ASIDE).is_dir():
-        for checkpoint in (scratch / ASIDE).iterdir():
-            delete_owned(checkpoint, CHECKPOINT)
-        if not any((scratch / ASIDE).iterdir()):
-            (scratch / ASIDE).rmdir()
 
 
 def _earlier(folder: Path, command: str) -> Marker:
@@ -288,7 +312,7 @@ def _holds_marked(folder: Path) -> bool:
 
 
 def _tops(entries: Any) -> set[str]:
-    return {path.split("/")[0] for path in entries}
+    return {path.split("/")[0].removesuffix(NEW) for path in entries}
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -309,6 +333,7 @@ def write_own(path: str | Path, write: Callable[[Path], object], argument: str =
     folder, name = path.parent, path.name
     marker = read_marker(folder) or Marker("report")
     check_own(path, argument)
+    sweep_temporaries(folder)
 
     def written(temporary: Path) -> None:
         write(temporary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,32 @@ NO_ROOM = {
 """What the system says where something cannot be written."""
 
 
+TEMPORARY = ".amal_hf"
+"""Ends the name of a file that is being written, after the number of the process that does it."""
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one that `write_whole` gives."""
+    return re.fullmatch(rf"\..+\.\d+{re.escape(TEMPORARY)}", name) is not None
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Delete what killed processes were writing into a folder."""
+    for entry in os.scandir(folder):
+        if is_temporary(entry.name) and entry.is_file(follow_symlinks=False):
+            try:
+                os.kill(int(entry.name.split(".")[-2]), 0)
+            except ProcessLookupError:
+                os.unlink(entry.path)
+            except (OSError, OverflowError):
+                pass  # somebody's, and at work
+
+
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
     """Call `write` on a temporary neighbour of `path`, then rename it into place."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         write(temporary)
         os.replace(temporary, path)

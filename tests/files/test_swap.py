@@ -292,7 +292,7 @@ def test_something_else_in_the_scratch_folder_s_place(tmp_path, other):
         if "lock" in other:
             (scratch / "lock").write_text("mine")
     before = content(tmp_path)
-    with pytest.raises(OSError, match="`output_dir`: expected .* to be free"):
+    with pytest.raises(OSError, match=r"`output_dir`: expected .* to be free"):
         write(tmp_path / "out")
     assert content(tmp_path) == before
 
@@ -318,8 +318,8 @@ def place(tmp_path):
 
 INPUTS = {"DATA": "p/data", "TEACHER": ["tea"], "LFS.py": "p/lfs.py"}
 APART = {
-    "the data": "p/data", "above the data": "p", "everything": ".", "the teacher": "tea", "through a parent": "tea/../p",
-    "the functions": "p/lfs.py", "a link to the data": "link", "above everything": "..",
+    "the data": "p/data", "above the data": "p", "everything": ".", "the teacher": "tea",
+    "through a parent": "tea/../p", "the functions": "p/lfs.py", "a link to the data": "link", "above everything": "..",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ CHANGES = ("rename", "replace", "mkdir", "rmdir", "unlink")
 
 
 def kill_at(n: int, how: str) -> None:
-    """End this process before the n-th change from now on; every second call of one kind would see it after the last."""
+    """End this process before the n-th change from now on."""
     done = 0
 
     def counted(change: Callable) -> Callable:
