@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,24 @@ def check_output(
             _check_apart(argument, target, name, path, replaced and name not in within)
     if owner:
         check_owned(argument, target, command)
+
+
+def check_writable(argument: str, folder: str | Path) -> None:
+    """A cache can be written, said at once: its readers wait, or fail far away.
+
+    Raises:
+        OSError: naming the argument.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Refused(
+            f"`{argument}`: expected a folder that can be written, found {str(folder)!r}: {error}. Set it to another "
+            "folder."
+        ) from error
 
 
 def _check_apart(argument: str, target: Path, name: str, path: Path, replaced: bool) -> None:
