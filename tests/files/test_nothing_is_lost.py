@@ -16,6 +16,7 @@ import pytest
 from test_swap import content
 from tiny import make_world
 
+import amal_hf
 from amal_hf.cli import main
 
 
@@ -135,6 +136,7 @@ def test_the_fine_tuned_teacher_s_folder(home, capsys):
     assert content(home) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["teach", "label", "denoise"])
 def test_killed_anywhere(world, command, tmp_path):
     """A command that writes its folder a second time, killed at its n-th change of the disk."""
@@ -144,6 +146,7 @@ def test_killed_anywhere(world, command, tmp_path):
         assert each["lost"] == [] and each["changed"] == [] and each["left over"] == [] and each["again"] == 0
 
 
+@pytest.mark.slow
 def test_train_on_a_full_disk(world, tmp_path):
     """Files end at `size` bytes: a run is there, whole, or not at all."""
     sizes = [100, 1000, 2000, 4000, 6000, 10000, 15000, 20000, 30000, 10**7]
@@ -162,6 +165,7 @@ def in_children(world: Path, place: Path, what: str, argv: list[str], at: Iterab
     script = Path(__file__).parent / "scripts" / "commands.py"
     given = json.dumps({"world": str(world), "place": str(place), "what": what, "argv": argv, "at": [*at]})
     environment = {**os.environ, "HF_HOME": str(place / "cache"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, [Path(amal_hf.__file__).parents[1], Path(__file__).parent]))
     done = subprocess.run(
         [sys.executable, script, given], capture_output=True, text=True, check=False, env=environment, timeout=300
     )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 from killed_swap import kill_at
 from test_swap import content
 
@@ -64,11 +63,15 @@ def one(given: dict[str, Any], n: int) -> dict[str, Any]:
 
     if given["what"] == "kill":
         assert child(lambda: main(argv), errors) == 0, errors.read_text()[-2000:]
+    else:  # what is read is in the cache then
+        assert child(lambda: main([*given["argv"], "warm"]), errors) == 0, errors.read_text()[-2000:]
+        shutil.rmtree(home / "warm")
     before = content(home)
     code = child(killed if given["what"] == "kill" else lambda: limited(n, argv, home), errors)
     after = content(home)
     told = {"at": n, "code": code, "lost": [name for name in before if name not in after]}
-    told["changed"] = [name for name in before if name in after and before[name] != after[name]]
+    others = [name for name in before if name in after and not name.startswith("new/")]
+    told["changed"] = [name for name in others if before[name] != after[name]]
     told["there"] = sorted({Path(name).parts[1] for name in after if name.startswith("new/")})
     said = home.parent / f"{home.name}.said"
     told["said"] = said.read_text().strip().splitlines()[-1] if said.exists() and said.read_text().strip() else ""
