@@ -1,4 +1,4 @@
-"""Nothing of a user's is lost: what is written appears whole, and replaces only what its command wrote (floor 0).
+"""Nothing of a user's is lost: what is written appears whole, and replaces only what its command wrote.
 
 ====================  ===================================================================
 `whole`               one file, written under another name and renamed; what no room looks like

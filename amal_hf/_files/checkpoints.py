@@ -1,4 +1,4 @@
-"""Checkpoints of a `Trainer` that are whole or not there: written in a hidden folder, then renamed (floor 0)."""
+"""Checkpoints of a `Trainer` that are whole or not there: written in a hidden folder, then renamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that one process at a time writes into; the lock goes with the process, however it ends (floor 0)."""
+"""A folder that one process at a time writes into; the lock goes with the process, however it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file of a folder, written anew where the folder's marker vouches for the one that is there (floor 0)."""
+"""One file of a folder, written anew where the folder's marker vouches for the one that is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a folder a command wrote: a list of them, kept in the folder, with their sizes and hashes (floor 0).
+"""Which files of a folder a command wrote: a list of them, kept in the folder, with their sizes and hashes.
 
 A folder is replaced, and a file overwritten, only where the list vouches for it: the same name, size and content, and
 the same command. All else in it is somebody's.

@@ -1,4 +1,4 @@
-"""The last parts of a run folder, put in place together (floor 0).
+"""The last parts of a run folder, put in place together.
 
 Written in the folder's scratch folder as "run"; once they are whole, "whole.json" stands beside them, and what a
 process that is killed then leaves is finished by the next one. What they replace goes to "before" and then away.

@@ -1,4 +1,4 @@
-"""Where a command may write: not over what it reads (floor 0)."""
+"""Where a command may write: not over what it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run folder: claimed by one process, resumed or refused; its last parts are put in place together (floor 0).
+"""A run folder: claimed by one process, resumed or refused; its last parts are put in place together.
 
 While a run lasts, `.amal_hf` in its folder holds the lock, the parts that are being written ("run"), parts of the
 earlier run that these replace ("before"), its checkpoints ("checkpoints") and its marker ("earlier.json"). Once the

@@ -1,4 +1,4 @@
-"""A folder that takes another's place as a whole; at every instant the old one is there or can be found (floor 0)."""
+"""A folder that takes another's place as a whole; at every instant the old one is there or can be found."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def make_world(place: Path) -> None:
     save_model(place / "tea")
     save_model(place / "model")
     settings = {
-        "data": "proj/data", "model": "model", "meta_split": "validation", "selection_split": "validation",
+        "data": "proj/data", "model": "model", "clean_split": "validation", "selection_split": "validation",
         "max_steps": 2, "save_strategy": "no", "report_to": "none", "use_cpu": True, "disable_tqdm": True,
         "dataloader_pin_memory": False, "per_device_train_batch_size": 8,
     }  # fmt: skip
