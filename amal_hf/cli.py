@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from transformers import HfArgumentParser
 
-from amal_hf._files import check_output, run_folder
+from amal_hf._files import check_output, could_not_write, run_folder
 from amal_hf.config import AMALConfig
 
 USAGE = """usage: amal-hf COMMAND ...
@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return commands[command](rest)
     except (ValueError, OSError) as error:  # OSError: no such file, and no such model or data set on the Hub
-        print(f"amal-hf {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        if could_not_write(error) and not said.startswith("`"):  # a cache, or a file that a library keeps for itself
+            said = f"`disk`: expected room to write, found: {said}. Make room where HF_HOME and TMPDIR lead."
+        print(f"amal-hf {command}: {said}", file=sys.stderr)
         return 2
 
 

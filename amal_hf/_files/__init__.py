@@ -19,9 +19,9 @@ from amal_hf._files.parts import parts_of_run
 from amal_hf._files.places import check_output, check_writable
 from amal_hf._files.runs import run_folder
 from amal_hf._files.swap import replaced_folder
-from amal_hf._files.whole import write_json, write_tensors, write_whole
+from amal_hf._files.whole import could_not_write, write_json, write_tensors, write_whole
 
 __all__ = [
-    "check_output", "check_own", "check_writable", "discard_but", "no_folder_left", "parts_of_run", "replaced_folder",
-    "run_folder", "save_whole", "write_json", "write_own", "write_tensors", "write_whole",
+    "check_output", "check_own", "check_writable", "could_not_write", "discard_but", "no_folder_left", "parts_of_run",
+    "replaced_folder", "run_folder", "save_whole", "write_json", "write_own", "write_tensors", "write_whole",
 ]  # fmt: skip
