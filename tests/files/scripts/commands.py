@@ -74,7 +74,8 @@ def one(given: dict[str, Any], n: int) -> dict[str, Any]:
     told["changed"] = [name for name in others if before[name] != after[name]]
     told["there"] = sorted({Path(name).parts[1] for name in after if name.startswith("new/")})
     said = home.parent / f"{home.name}.said"
-    told["said"] = said.read_text().strip().splitlines()[-1] if said.exists() and said.read_text().strip() else ""
+    lines = said.read_text().splitlines() if said.exists() else []
+    told["said"] = next((line[line.index("amal-hf train:") :] for line in lines[::-1] if "amal-hf train:" in line), "")
     if given["what"] == "kill":
         told["again"] = child(lambda: main(argv), errors)
         told["left over"] = sorted({*os.listdir(home)} - {*os.listdir(given["world"]), "new"})
