@@ -347,7 +347,7 @@ class SourceCollator:
 
     def _blank(self, column: str, rows: list[dict[str, Any]]) -> np.ndarray | None:
         if column not in self.blanks:  # a column that was made since
-            found = next((row[column] for row in rows if row.get(column) is not None), None)
+            found: Any = next((row[column] for row in rows if row.get(column) is not None), None)
             return None if np.ndim(found) == 0 else np.full(np.shape(found), np.nan, np.float32)
         return self.blanks[column]
 
