@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -42,36 +43,51 @@ class Window:
         """
         return losses.sum() * (self.processes / max(self.num_rows, 1))
 
-    @classmethod
-    def of(
-        cls, accelerator: Accelerator, batches: Sequence[MutableMapping[str, Any]], data_parallel: int | None = None
-    ) -> Window:
-        """The window of these micro-batches, the last of which has just been drawn from the data loader.
 
-        Writes the column `PADDING` into that one where it holds such rows.
+def draw_window(
+    accelerator: Accelerator, batches: Iterator[Any], num_batches: int, data_parallel: int | None = None
+) -> tuple[list[Any], Window]:
+    """The next micro-batches of this process, and the window they belong to; `Trainer.get_batch_samples` in one call.
 
-        Args:
-            batches: this process' micro-batches.
-            data_parallel: how many processes have rows of their own; all of them by default, fewer under tensor,
-                context or sequence parallelism.
-        """
-        processes = accelerator.num_processes if data_parallel is None else data_parallel
-        rows = sum(find_batch_size(batch) for batch in batches)
-        if processes == 1:
-            return cls(rows)
-        shard, loader = _shard(accelerator), accelerator.gradient_state.active_dataloader
-        if not isinstance(loader, DataLoaderDispatcher) and (shard is None or not (shard.even_batches or shard.drop_last)):
-            every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")  # each has its own number
-            return cls(int(every) * processes // accelerator.num_processes, processes)
-        padding = 0
-        if batches and accelerator.gradient_state.end_of_dataloader:
-            width = find_batch_size(batches[-1])
-            padding = -loader.remainder % processes if shard is None else _padding(shard)
-            index = accelerator.process_index if shard is None else shard.process_index
-            place = index * width + torch.arange(width)
-            if (repeated := place >= processes * width - padding).any():
-                batches[-1][PADDING] = repeated
-        return cls(rows * processes - padding, processes)
+    Writes the column `PADDING` into the last one where it holds such rows.
+
+    Args:
+        batches: what `iter` made of the data loader; it may end early.
+        num_batches: micro-batches of an optimizer step.
+        data_parallel: how many processes have rows of their own; all of them by default, fewer under tensor, context or
+            sequence parallelism.
+    """
+    processes = accelerator.num_processes if data_parallel is None else data_parallel
+    drawn, padding, even = [], 0, True
+    for batch in islice(batches, num_batches):
+        drawn.append(batch)
+        # asked here: at the end of an epoch the loader takes back what it says
+        if processes > 1:
+            even, repeated, index = _last_rows(accelerator)
+            if repeated:
+                width = find_batch_size(batch)
+                padded = index * width + torch.arange(width) >= processes * width - repeated
+                padding = repeated
+                if padded.any():
+                    batch[PADDING] = padded
+    rows = sum(find_batch_size(batch) for batch in drawn)
+    if even:
+        return drawn, Window(rows * processes - padding, processes)
+    every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")  # each has its own number
+    return drawn, Window(int(every) * processes // accelerator.num_processes, processes)
+
+
+def _last_rows(accelerator: Accelerator) -> tuple[bool, int, int]:
+    """Whether every process has as many rows; by how many rows all processes' last batches together are filled up, 0
+    while there are others to come; and which part of them this process has."""
+    state, shard = accelerator.gradient_state, _shard(accelerator)
+    if shard is not None:
+        padding = _padding(shard) if state.end_of_dataloader else 0
+        return shard.even_batches or shard.drop_last, padding, shard.process_index
+    if isinstance(state.active_dataloader, DataLoaderDispatcher):  # of a stream: cut on one process, dealt to all
+        padding = -state.remainder % accelerator.num_processes if state.end_of_dataloader else 0
+        return True, padding, accelerator.process_index
+    return False, 0, accelerator.process_index
 
 
 def _shard(accelerator: Accelerator) -> BatchSamplerShard | None:
