@@ -12,6 +12,9 @@ from torch import Tensor
 from amal_hf._types import Tensors
 from amal_hf.mixing import Rows
 
+PADDED = -2
+"""In the place of a position: the row only evens out the last batch of an epoch (`amal_hf._window.PADDING`)."""
+
 
 def summed(accelerator: Accelerator, gradients: Tensors) -> Tensors:
     """The sum of every process's gradients, in one message."""
@@ -29,35 +32,28 @@ def everyones_sum(accelerator: Accelerator, counted: Tensor) -> Tensor:
     return accelerator.reduce(counted.to(accelerator.device), "sum").cpu()
 
 
-def of_all_processes(
-    accelerator: Accelerator, rows: Rows, gradient: Tensor, padding: Tensor | None = None
-) -> tuple[Rows, Tensor]:
+def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
     """Rows and gradient `[N, K]` of every process, without padding, the same on every process."""
     columns = {name: t for name, t in vars(rows).items() if t.dim() > 0 and name != "index"}
-    index, *every = everyones(accelerator, rows.index, *columns.values(), gradient, padding=padding)
+    index, *every = everyones(accelerator, rows.index, *columns.values(), gradient)
     return replace(rows, index=index, **dict(zip(columns, every[:-1], strict=True))), every[-1]
 
 
-def everyones(
-    accelerator: Accelerator, index: Tensor, *columns: Tensor, padding: Tensor | None = None
-) -> tuple[Tensor, ...]:
-    """Columns `[N, ...]` of the rows of every process, in the order of the processes; a row that is drawn twice counts
-    twice, one by which accelerate evens out the last batch does not.
+def everyones(accelerator: Accelerator, index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns `[N, ...]` of the rows of every process, in the order of the processes: a row that is drawn twice stands
+    there twice; one by which accelerate evens out the last batch does not.
 
     Args:
-        index: position of each row in the training set, `[n]`; -1 for rows of a stream.
+        index: position of each row in the training set, `[n]`; -1 for rows of a stream, `PADDED` for padding.
         columns: tensors `[n, ...]`.
-        padding: what `amal_hf._window.PADDING` holds, bool `[n]`; None where no row is padding.
 
     Returns:
         `index` `[N]` and `columns`: one message holds them all.
     """
-    if padding is not None:
-        kept = ~padding.to(index.device)
+    kept = index != PADDED
+    if not kept.all():
         index, columns = index[kept], tuple(c[kept.to(c.device)] for c in columns)
-    if accelerator.num_processes == 1:
-        return (index, *columns)
-    return tuple(_gathered(accelerator, index, columns))
+    return (index, *columns) if accelerator.num_processes == 1 else tuple(_gathered(accelerator, index, columns))
 
 
 def first_of_each(index: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -43,38 +42,33 @@ class Window:
         """
         return losses.sum() * (self.processes / max(self.num_rows, 1))
 
+    @classmethod
+    def of(
+        cls, accelerator: Accelerator, batches: Sequence[MutableMapping[str, Any]], data_parallel: int | None = None
+    ) -> Window:
+        """The window of these micro-batches, the last of which has just been drawn from the data loader.
 
-def draw_window(
-    accelerator: Accelerator, batches: Iterator[Any], num_batches: int, data_parallel: int | None = None
-) -> tuple[list[Any], Window]:
-    """The next micro-batches of this process, and the window they belong to; `Trainer.get_batch_samples` in one call.
+        Writes the column `PADDING` into that one where it holds such rows.
 
-    Writes the column `PADDING` into the last one where it holds such rows.
-
-    Args:
-        batches: what `iter` made of the data loader; it may end early.
-        num_batches: micro-batches of an optimizer step.
-        data_parallel: how many processes have rows of their own; all of them by default, fewer under tensor, context or
-            sequence parallelism.
-    """
-    processes = accelerator.num_processes if data_parallel is None else data_parallel
-    drawn, padding, even = [], 0, True
-    for batch in islice(batches, num_batches):
-        drawn.append(batch)
-        # asked here: at the end of an epoch the loader takes back what it says
-        if processes > 1:
-            even, repeated, index = _last_rows(accelerator)
-            if repeated:
-                width = find_batch_size(batch)
-                padded = index * width + torch.arange(width) >= processes * width - repeated
-                padding = repeated
-                if padded.any():
-                    batch[PADDING] = padded
-    rows = sum(find_batch_size(batch) for batch in drawn)
-    if even:
-        return drawn, Window(rows * processes - padding, processes)
-    every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")  # each has its own number
-    return drawn, Window(int(every) * processes // accelerator.num_processes, processes)
+        Args:
+            batches: this process' micro-batches.
+            data_parallel: how many processes have rows of their own; all of them by default, fewer under tensor,
+                context or sequence parallelism.
+        """
+        processes = accelerator.num_processes if data_parallel is None else data_parallel
+        rows = sum(find_batch_size(batch) for batch in batches)
+        if processes == 1:
+            return cls(rows)
+        even, padding, index = _last_rows(accelerator)
+        if not even:  # each has its own number
+            every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")
+            return cls(int(every) * processes // accelerator.num_processes, processes)
+        if batches and padding:
+            width = find_batch_size(batches[-1])
+            padded = index * width + torch.arange(width) >= processes * width - padding
+            if padded.any():
+                batches[-1][PADDING] = padded.to(accelerator.device)
+        return cls(rows * processes - padding, processes)
 
 
 def _last_rows(accelerator: Accelerator) -> tuple[bool, int, int]:

@@ -14,8 +14,8 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from accelerate.state import GradientState
 from torch.utils.data import DataLoader, RandomSampler
 
-from amal_hf._distributed import everyones, first_of_each
-from amal_hf._window import PADDING, draw_window
+from amal_hf._distributed import PADDED, everyones, first_of_each
+from amal_hf._window import PADDING, Window
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -70,13 +70,14 @@ def windows(rows, batch, accumulated, processes, draws=None, skip=0, **how):
         loader = prepare_data_loader(
             loader, num_processes=processes, process_index=index, **{k: how[k] for k in keys if k in how}
         )
-        loader = skip_first_batches(loader, skip) if skip else loader
+        loader = skip_first_batches(loader, skip) if skip and skip < len(loader) else loader
         accelerator = SimpleNamespace(
             num_processes=processes, process_index=index, gradient_state=GradientState(), device=torch.device("cpu")
         )
         iterator, mine = iter(loader), []
-        while (drawn := draw_window(accelerator, iterator, accumulated))[0]:
-            batches, window = drawn
+        for start in range(0, len(loader), accumulated):  # as `Trainer` does: never more than there are
+            batches = [next(iterator) for _ in range(min(accumulated, len(loader) - start))]
+            window = Window.of(accelerator, batches)
             ids = torch.cat([b["id"] for b in batches])
             padding = torch.cat([b.get(PADDING, torch.zeros(len(b["id"]), dtype=torch.bool)) for b in batches])
             mine.append((ids, padding, window.num_rows))
@@ -94,8 +95,8 @@ def test_every_row_counts_once_an_epoch(rows, batch, accumulated, processes, how
     counted = torch.cat([ids[~padding] for mine in found for ids, padding, _ in mine] or [torch.empty(0)])
     assert len(counted) == len(counted.unique())
     if not how.get("drop_last"):
-        seen = skip * batch * (1 if how else processes)
-        assert len(counted) == max(rows - seen, 0)
+        once = batch * (1 if how else processes)
+        assert len(counted) == (rows - once if skip and rows > once else rows)
     for same in zip(*found, strict=True):
         assert {num_rows for *_, num_rows in same} == {sum(int((~padding).sum()) for _, padding, _ in same)}
 
@@ -118,12 +119,11 @@ def test_one_process_has_no_padding():
 
 
 def test_padding_is_dropped_and_a_row_that_comes_twice_is_not():
-    losses = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
-    index = torch.tensor([7, 2, 7, 0])
+    losses, index = torch.tensor([[1.0], [2.0], [1.0], [3.0]]), torch.tensor([7, 2, 7, 0])
     every, all_losses = everyones(Accelerator(cpu=True), index, losses)
     assert every is index and all_losses is losses
-    every, kept = everyones(Accelerator(cpu=True), index, losses, padding=torch.tensor([False, False, False, True]))
-    assert every.tolist() == [7, 2, 7] and kept.flatten().tolist() == [1.0, 2.0, 1.0]
+    every, kept = everyones(Accelerator(cpu=True), torch.tensor([7, -1, 7, PADDED]), losses)
+    assert every.tolist() == [7, -1, 7] and kept.flatten().tolist() == [1.0, 2.0, 1.0]
 
 
 def test_first_of_each_position():

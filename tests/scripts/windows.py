@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from amal_hf._window import PADDING, draw_window
+from amal_hf._window import PADDING, Window
 
 SIZES: dict[str, Any] = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 32, "num_labels": 3, "initializer_range": 0.2, "pad_token_id": 0}
@@ -46,7 +46,8 @@ class Windowed(Trainer):
     loss_is_scaled_for_ga = True
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        return draw_window(self.accelerator, epoch_iterator, num_batches)
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, Window.of(self.accelerator, batches)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
