@@ -7,7 +7,9 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +77,7 @@ def tutorial(path: Path) -> str:
         printed = "".join("".join(_text(output)) for output in cell["outputs"]).strip()
         if printed:
             parts.append(f"```text\n{printed}\n```")
-    parts.append(f"*This page is [examples/notebooks/{path.name}]: open it with Jupyter and run it.*".replace("[", "`").replace("]", "`"))
+    parts.append(f"*This page is `examples/notebooks/{path.name}`: open it with Jupyter and run it.*")
     return "\n\n".join(parts) + "\n"
 
 
@@ -100,42 +102,58 @@ def command_line() -> str:
 
 
 def _command(name: str) -> str:
-    parser = _parser(name)
     title = f"## `amal-hf {name}` {{#{name}}}\n"
+    parser = parser_of(name)
     if parser is None:
         return f"{title}\n```text\n{_help([name, '--help']).strip()}\n```\n"
-    told = [title, f"{parser.description}\n" if parser.description else "", f"```text\n{parser.format_usage().strip() if len(parser._actions) < 30 else _short_usage(parser)}\n```\n"]
+    told = [title, f"{parser.description}\n" if parser.description else "", f"```text\n{_usage(name, parser)}\n```\n"]
     for group in parser._action_groups:
-        actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS and not isinstance(a, argparse._HelpAction)]
+        actions = [each for each in group._group_actions if _shown(each)]
         if actions:
-            told += [f"### {(group.title or 'options').capitalize()} {{#{name}-{_slug(group.title or 'options')}}}\n"]
-            told += [f"{group.description}\n" if group.description else ""]
-            told += ["| | default | |\n|---|---|---|", *map(_row, actions), ""]
+            heading = (group.title or "options").rstrip(":")
+            told.append(f"### {heading[0].upper()}{heading[1:]} {{#{name}-{_slug(heading)}}}\n")
+            told.append(f"{group.description}\n" if group.description else "")
+            told += ["| | default | |\n|---|---|---|", *map(_line, actions), ""]
     return "\n".join(told)
 
 
-def _row(action: argparse.Action) -> str:
-    name = ", ".join(f"`{each}`" for each in action.option_strings) or f"`{action.metavar or action.dest}`"
-    default = "" if action.default in (None, argparse.SUPPRESS, "", [], {}) else f"`{action.default}`"
-    choices = f" One of {', '.join(f'`{each}`' for each in action.choices)}." if action.choices else ""
-    help = " ".join((action.help or "").replace("%%", "%").split())
-    return f"| {name} | {_cell(default)} | {_cell(help + choices)} |"
+def _shown(action: argparse.Action) -> bool:
+    return action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") if "`" not in text else text.replace("|", "\\|")
+def _usage(name: str, parser: argparse.ArgumentParser) -> str:
+    """What has no flag, and that there are flags."""
+    words = [str(each.metavar or each.dest).upper() for each in parser._actions if not each.option_strings]
+    head = parser.prog if parser.prog.startswith("amal-hf") else f"amal-hf {name}"
+    return " ".join([head, *words, "[--field value ...]"])
+
+
+def _line(action: argparse.Action) -> str:
+    flags = [each for each in action.option_strings if "-" not in each.lstrip("-")] or action.option_strings
+    name = ", ".join(f"`{each}`" for each in flags) or f"`{action.metavar or action.dest}`"
+    default = "" if action.default in (None, argparse.SUPPRESS, "", [], {}) else f"`{_plain(action.default)}`"
+    choices = f" One of {', '.join(f'`{_plain(each)}`' for each in action.choices)}." if action.choices else ""
+    text = " ".join((action.help or "").replace("%%", "%").split())
+    cells = [name, default, _escaped(text) + choices]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _escaped(text: str) -> str:
+    """Text of a help string, with names that Markdown would read as HTML or emphasis left as they are."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def _slug(text: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in text.lower()).split())
+    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def _short_usage(parser: argparse.ArgumentParser) -> str:
-    positional = " ".join(str(a.metavar or a.dest).upper() for a in parser._actions if not a.option_strings)
-    return f"usage: {parser.prog} {positional} [--field value ...]"
-
-
-def _parser(name: str) -> argparse.ArgumentParser | None:
+def parser_of(name: str) -> argparse.ArgumentParser | None:
     """The parser of a command: asked for its help, it is caught at the moment when it would print it."""
     caught: list[argparse.ArgumentParser] = []
     shown = argparse.ArgumentParser.print_help
@@ -154,15 +172,14 @@ def _parser(name: str) -> argparse.ArgumentParser | None:
 def _help(argv: list[str]) -> str:
     main = importlib.import_module(f"{FACE}.cli").main
     told = io.StringIO()
-    with _columns(100), contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), contextlib.suppress(SystemExit):
+    quiet = contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), contextlib.suppress(SystemExit)
+    with _columns(100), quiet[0], quiet[1], quiet[2]:
         main(argv)
     return told.getvalue()
 
 
 @contextlib.contextmanager
 def _columns(width: int) -> Iterator[None]:
-    import os
-
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(width)
     try:
