@@ -143,9 +143,9 @@ def _plain(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text of a help string, with names that Markdown would read as HTML or emphasis left as they are."""
+    """Text of a help string, in which Markdown sees no HTML, emphasis or attributes."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part).replace("{", "&#123;") for part in parts[::2]]
     return "`".join(parts)
 
 
