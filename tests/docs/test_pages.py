@@ -145,20 +145,24 @@ def warnings_in_code() -> list[tuple[str, str]]:
     """Where the package warns, and what it says: the constant parts of the message."""
     found = []
     for path in sorted((ROOT / "amal_hf").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and called(node.func) in {"warn", "warning", "warning_once", "_warn"}
-                and node.args
-            ):
-                said = "…".join(
-                    each.value
-                    for each in ast.walk(node.args[0])
-                    if isinstance(each, ast.Constant) and isinstance(each.value, str)
-                )
-                if len(said) > 12:
-                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", said))
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                calls = [each for each in ast.walk(function) if isinstance(each, ast.Call) and each.args]
+                for call in calls:
+                    if called(call.func) in WARNING and (said := constants(call.args[0], function)):
+                        found.append((f"{path.relative_to(ROOT)}:{call.lineno}", said))
     return found
+
+
+def constants(message: ast.expr, function: ast.FunctionDef) -> str:
+    """The constant text of a message, and of the variables in it that the function sets."""
+    named = {each.id for each in ast.walk(message) if isinstance(each, ast.Name)}
+    parts = [message]
+    for each in ast.walk(function):
+        if isinstance(each, ast.Assign) and {t.id for t in each.targets if isinstance(t, ast.Name)} & named:
+            parts.append(each.value)
+    texts = [each.value for part in parts for each in ast.walk(part) if isinstance(each, ast.Constant)]
+    return "…".join(text for text in texts if isinstance(text, str))
 
 
 def called(function: ast.expr) -> str:
