@@ -21,7 +21,7 @@ def execute(path: Path, folder: str | Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
         if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            cell.outputs = [each for each in cell.outputs if each.get("name") == "stdout"]  # no bars
     return notebook
 
 
