@@ -12,13 +12,13 @@ What flows where::
 `amal_hf.losses`       sources of supervision, `(outputs, batch) -> [N]`
 `amal_hf.mixing`       where the weights come from, and how they move
 `amal_hf.metagrad`     `MetaProblem -> [N, K]`: four estimators and their oracle
-`amal_hf.weak`         labeling functions to votes, votes to one distribution
-`amal_hf.evidence`     what a few clean rows say about every other row
-`amal_hf.distill`      teachers to columns, students from teachers
-`amal_hf.config`       `AMALConfig`, the recipes
+`amal_hf.labeling`         labeling functions to votes, votes to one distribution
+`amal_hf.denoising`     what a few clean rows say about every other row
+`amal_hf.models`      teachers to columns, students from teachers
+`amal_hf.config`       `AMALConfig`, the methods
 `amal_hf.beforehand`   `with_evidence`: the clean rows asked once, before a run
 `amal_hf.trainer`      `AMALTrainer`, a `transformers.Trainer`
-`amal_hf.denoising`    `denoised`: every training row with its corrected label, after it
+`amal_hf.run_folder.corrected`    `denoised`: every training row with its corrected label, after it
 `amal_hf.corpus`       the embedded corpus of the demo
 `amal_hf.report`       what was trusted where, as one HTML page
 =====================  ==========================================================
@@ -26,8 +26,7 @@ What flows where::
 
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.beforehand import with_evidence
-from amal_hf.config import RECIPES, AMALConfig
-from amal_hf.denoising import denoised
+from amal_hf.config import METHODS, AMALConfig
 from amal_hf.losses import (
     Agreement,
     BinaryCrossEntropy,
@@ -52,14 +51,15 @@ from amal_hf.metrics import (
     regression_metrics,
 )
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
+from amal_hf.run_folder.corrected import denoised
 from amal_hf.trainer import AMALTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ECE",
+    "METHODS",
     "METRICS",
-    "RECIPES",
     "ROW_ID",
     "AMALConfig",
     "AMALTrainer",

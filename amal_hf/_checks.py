@@ -1,4 +1,4 @@
-"""Every user-facing check and its message, in one place: argument, expected, found, what to do (floor 0)."""
+"""Every user-facing check and its message, in one place: argument, expected, found, what to do."""
 
 from __future__ import annotations
 

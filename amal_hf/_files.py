@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all: written under another name, then renamed (floor 0)."""
+"""Files and folders appear whole or not at all: written under another name, then renamed."""
 
 from __future__ import annotations
 

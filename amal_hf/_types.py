@@ -1,4 +1,4 @@
-"""Shapes and names shared by every room of the house (floor 0).
+"""Shapes and names shared by every room of the house.
 
 Symbols (METHODS: `i` is a row, `k` a source of supervision):
 

@@ -1,4 +1,4 @@
-"""Before a run of recipe "denoise": what the clean rows know, asked once (floor 4)."""
+"""Before a run of method "denoise": what the clean rows know, asked once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from transformers.utils import logging
 
 from amal_hf import _checks
 from amal_hf._types import RowFunction
-from amal_hf.choices import check_arguments, check_columns, first_row, task_of
 from amal_hf.config import DEFAULTS, WITHOUT_CLASSES, AMALConfig
-from amal_hf.data import LABEL_ALIASES, LABELS, check_labelled, check_said, label_column
-from amal_hf.evidence import GOLD, PROBE, clean_evidence, gold_share, skill, with_gold
-from amal_hf.loading import name_classes
+from amal_hf.data.columns import LABEL_ALIASES, LABELS, check_labelled, check_said, label_column
+from amal_hf.data.load import name_classes
+from amal_hf.data.validate import check_arguments, check_columns, first_row
+from amal_hf.denoising import GOLD, PROBE, add_posterior, adjusted_balanced_accuracy, gold_share, with_gold
+from amal_hf.labeling.votes import check_functions
 from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
-from amal_hf.weak.voted import check_functions
+from amal_hf.tasks import task_of
 
 logger = logging.get_logger(__name__)
 
 ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "gold": CrossEntropy(GOLD)}
-"""Sources of recipe "denoise", beside the user's."""
+"""Sources of method "denoise", beside the user's."""
 
 
 def with_evidence(
@@ -34,21 +35,21 @@ def with_evidence(
     args: AMALConfig,
     losses: Mapping[str, Loss | RowFunction],
     train_dataset: Dataset,
-    meta_dataset: Dataset,
+    clean_dataset: Dataset,
     processing_class: Any,
 ) -> dict[str, Any]:
-    """The arguments of an `AMALTrainer` that follows recipe "denoise": `AMALTrainer(**with_evidence(...))`.
+    """The arguments of an `AMALTrainer` that follows method "denoise": `AMALTrainer(**with_evidence(...))`.
 
-    The clean rows are asked once, before training, and then trained on as well: every row gains the columns `evidence`
+    The clean rows are asked once, before training, and then trained on as well: every row gains `log_posterior`
     and `probe`, the clean rows stand behind the training rows as often as `gold_share` says, and "probe" and "gold" are
     sources besides. What is weighed are the votes, the teachers' logits and the label that the losses read.
 
     Args:
         model: the student before training; its encoder reads every row once.
-        args: recipe "denoise", or none given; `text_columns`, `max_length` and `bf16` hold here as well.
+        args: method "denoise", or none given; `text_columns`, `max_length` and `bf16` hold here as well.
         losses: as for `AMALTrainer`.
         train_dataset: rows with their text and the columns of the losses, `[N]`.
-        meta_dataset: clean rows with text and `label`, and with the votes and logits where they have them: what a
+        clean_dataset: clean rows with text and `label`, and with the votes and logits where they have them: what a
             source says of them decides how far it is believed.
         processing_class: the tokenizer.
 
@@ -56,27 +57,27 @@ def with_evidence(
         the same arguments by name; `args`, `losses` and both data sets are new ones.
 
     Raises:
-        ValueError: another recipe, another task than one class a row, or a column that is missing or says something
+        ValueError: another method, another task than one class a row, or a column that is missing or says something
             else than it should; before anything is read.
     """
-    splits = {"train": train_dataset, "meta": meta_dataset}
+    splits = {"train": train_dataset, "meta": clean_dataset}
     check_arguments(args, model, losses, splits, None)
     args = _following(args)
     _checks.of_type("train_dataset", train_dataset, Dataset, "rows that can be indexed", "Take a datasets.Dataset.")
-    _checks.of_type("meta_dataset", meta_dataset, Dataset, "clean rows", "Hold out a few labelled rows.")
+    _checks.of_type("clean_dataset", clean_dataset, Dataset, "clean rows", "Hold out a few labelled rows.")
     example = first_row(train_dataset)
     check_columns(example, losses)
     sources = LossStack(losses, example).losses
     if (task := task_of(model.config, sources.values(), splits)) != SINGLE_LABEL:
         raise ValueError(
-            f"`model`: recipe 'denoise' lets sources compete with the classes they name; expected a model with one "
-            f"class a row, found one for {task}. Pass the arguments to AMALTrainer with recipe={WITHOUT_CLASSES!r}."
+            f"`model`: method 'denoise' lets sources compete with the classes they name; expected a model with one "
+            f"class a row, found one for {task}. Pass the arguments to AMALTrainer with method={WITHOUT_CLASSES!r}."
         )
     if not callable(processing_class):
         raise ValueError(f"`processing_class`: expected a tokenizer, found {processing_class!r}. Pass the student's.")
     for name, split in splits.items():
         _checks.columns(f"{name}_dataset", split.column_names, {"text_columns": args.text_columns})
-    parts = check_parts({"train": _named(train_dataset), "meta": _with_classes(meta_dataset, model.config)}, sources)
+    parts = check_parts({"train": _named(train_dataset), "meta": _with_classes(clean_dataset, model.config)}, sources)
     return add_evidence(model, args, sources, parts["train"], parts["meta"], processing_class)
 
 
@@ -112,20 +113,22 @@ def add_evidence(
     args: AMALConfig,
     losses: Mapping[str, Loss],
     train_dataset: Dataset,
-    meta_dataset: Dataset,
+    clean_dataset: Dataset,
     processing_class: Any,
 ) -> dict[str, Any]:
     """`with_evidence`, of arguments that were checked; rows that have their evidence already are left as they are."""
     given = {"model": model, "args": args, "processing_class": processing_class}
-    if args.evidence_column in train_dataset.column_names:
-        return {**given, "losses": losses, "train_dataset": train_dataset, "meta_dataset": meta_dataset}
+    if args.posterior_column in train_dataset.column_names:
+        return {**given, "losses": losses, "train_dataset": train_dataset, "clean_dataset": clean_dataset}
     label = "label" if any(loss.columns == (LABELS,) for loss in losses.values()) else ""
     teachers = [*_teachers(losses).values()]
     votes = [loss.column for loss in losses.values() if isinstance(loss, (LabelingFunctions, MajorityVote))]
-    if unheard := [c for c in teachers if c not in meta_dataset.column_names]:
-        logger.warning(f"`meta_dataset`: {unheard} not found, so that nothing is known of how right these teachers are")
-    train, clean = clean_evidence(
-        train_dataset, meta_dataset, model.to(args.device), processing_class,
+    if unheard := [c for c in teachers if c not in clean_dataset.column_names]:
+        logger.warning(
+            f"`clean_dataset`: {unheard} not found, so that nothing is known of how right these teachers are"
+        )
+    train, clean = add_posterior(
+        train_dataset, clean_dataset, model.to(args.device), processing_class,
         votes=next(iter(votes), ""),
         opinions=[c for c in teachers if c not in unheard],
         label=label,
@@ -140,7 +143,7 @@ def add_evidence(
     if args.mixing_start == DEFAULTS["mixing_start"]:
         args.mixing_start = levels(sources, train, clean)
     share = gold_share(len(clean), len(train), seen, votes_only=not label and not teachers)
-    rows = {"train_dataset": with_gold(train, clean, share), "meta_dataset": clean}
+    rows = {"train_dataset": with_gold(train, clean, share), "clean_dataset": clean}
     return {**given, "args": args, "losses": sources, **rows}
 
 
@@ -156,7 +159,7 @@ def levels(losses: Mapping[str, Loss], train: Dataset, clean: Dataset) -> list[f
     start = [1.0] * len(stack)
     for name, column in _teachers(losses).items():
         if column in clean.column_names:
-            start[stack.slices[name].start] = skill(column, clean)
+            start[stack.slices[name].start] = adjusted_balanced_accuracy(column, clean)
     return start
 
 
@@ -167,11 +170,11 @@ def _teachers(losses: Mapping[str, Loss]) -> dict[str, str]:
 
 
 def _following(args: AMALConfig) -> AMALConfig:
-    """The settings with recipe "denoise", where no other was given."""
+    """The settings with method "denoise", where no other was given."""
     settled = args.following("denoise")
     if settled.mixing != "corrected":
         raise ValueError(
-            f"`recipe`: expected 'denoise', whose evidence this prepares, found {args.recipe!r} with "
+            f"`method`: expected 'denoise', whose evidence this prepares, found {args.method!r} with "
             f"mixing={args.mixing!r}. Leave both out, or pass the arguments to AMALTrainer as they are."
         )
     return settled
@@ -193,7 +196,7 @@ def _with_classes(clean: Dataset, config: Any) -> Dataset:
         return name_classes(DatasetDict({"meta": rows}), "label", names)["meta"]
     if len(found.names) != len(names):
         raise ValueError(
-            f"`meta_dataset`: expected the model's {len(names)} classes in column {column!r}, found "
+            f"`clean_dataset`: expected the model's {len(names)} classes in column {column!r}, found "
             f"{len(found.names)}: {found.names}. Load the model with num_labels={len(found.names)}."
         )
     return rows

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside `Trainer`'s: λ, the clean rows' features, temperatures, history (floor 4)."""
+"""What a checkpoint holds beside `Trainer`'s: λ, the clean rows' features, temperatures, history."""
 
 from __future__ import annotations
 

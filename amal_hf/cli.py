@@ -1,4 +1,4 @@
-"""`amal-hf demo | train | label | report`: the command line (floor 5)."""
+"""`amal-hf demo | train | label | report`: the command line."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
     Raises:
         ValueError: the file is not a mapping, or holds a key that no field has.
     """
-    from amal_hf.runs import DataConfig
+    from amal_hf.commands.train import DataConfig
 
     argv = list(argv)
     given: dict[str, Any] = {}
@@ -78,8 +78,8 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
 
 
 def _train(argv: Sequence[str]) -> int:
+    from amal_hf.commands.train import prepare, train_run
     from amal_hf.report import write_report
-    from amal_hf.runs import prepare, train_run
 
     data, args, sources = read_config(argv)
     if not data.data:
@@ -95,8 +95,8 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _label(argv: Sequence[str]) -> int:
-    from amal_hf.loading import load_splits, name_classes
-    from amal_hf.weak import LabelConfig, label_splits, load_functions
+    from amal_hf.data.load import load_splits, name_classes
+    from amal_hf.labeling import LabelConfig, label_splits, load_functions
 
     given = list(argv)
     sought = given[:2] if not any(each.startswith("-") for each in given[:2]) else []
@@ -116,7 +116,7 @@ def _label(argv: Sequence[str]) -> int:
 
 
 def _teach(argv: Sequence[str]) -> int:
-    from amal_hf.distill import run
+    from amal_hf.commands.teach import run
 
     return run(argv)
 
@@ -131,7 +131,7 @@ def _report(argv: Sequence[str]) -> int:
 
 
 def _denoise(argv: Sequence[str]) -> int:
-    from amal_hf.denoising import denoise
+    from amal_hf.run_folder.corrected import denoise
 
     if not 1 <= len(argv) <= 2:
         raise ValueError(f"`RUN_DIR`: expected a run folder and maybe an output folder, found {list(argv)}.")
@@ -142,7 +142,7 @@ def _denoise(argv: Sequence[str]) -> int:
 
 
 def _demo(argv: Sequence[str]) -> int:
-    from amal_hf.demo import DemoConfig, run_demo
+    from amal_hf.commands.demo import DemoConfig, run_demo
 
     (config,) = HfArgumentParser(DemoConfig, prog="amal-hf demo").parse_args_into_dataclasses(list(argv))
     run_demo(config)

@@ -1,4 +1,4 @@
-"""`AMALConfig`, a `TrainingArguments` dataclass, and the table of recipes (floor 3)."""
+"""`AMALConfig`, a `TrainingArguments` dataclass, and the table of methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from amal_hf import _checks
 
-RECIPES: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
     # Our default. Against "amal": trust instead of a free table (rows share what they learn about a
     # source, and a row where nobody is right weighs little); refreshed inside every training step, so
     # it works in 3 epochs instead of 100; V on all clean rows at once, and blended with a head retrained
@@ -51,9 +51,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "meta_start": 0.1,
         "normalize": "mean",
     },
-    # The default of `amal-hf train`: what the clean rows know is asked once, before training (`amal_hf.evidence`), so
+    # The default of `amal-hf train`: what the clean rows know is asked once, before training (`amal_hf.denoising`), so
     # that they can be trained on as well. No lookahead and no further forward: a step costs what a plain one does.
-    "denoise": {"mixing": "corrected", "normalize": "mean", "evidence_column": "evidence"},
+    "denoise": {"mixing": "corrected", "normalize": "mean", "posterior_column": "evidence"},
     # The incumbent: hand-set weights, all equal unless `mixing_start` says otherwise.
     "fixed": {"mixing": "fixed"},
 }
@@ -61,7 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 # A table starves a regression: residuals are unbounded, and one visit takes a row to 0 or 2. What a loss is worth is
 # learned once for all rows here, and rows of a stream have it too.
 WITHOUT_CLASSES = "meta-weight-net"
-"""The recipe of a head that does not name one class a row, where none is given."""
+"""The method of a head that does not name one class a row, where none is given."""
 
 PREDICTED = ("meta-weight-net", "network")
 """Mixings that are networks, learned by Adam: κ of a table would be far too large a step."""
@@ -86,26 +86,26 @@ DEFAULTS: dict[str, Any] = {
     "lookahead_params": "head",
     "estimator": "auto",
     "probe_weight": 0.0,
-    "evidence_column": "",
+    "posterior_column": "",
     "slow_decay": 0.98,
     "slow_start": 0.3,
 }
 
 
 def _knob(help: str) -> Any:
-    return field(default=None, metadata={"help": f"{help} (default: the recipe's)"})
+    return field(default=None, metadata={"help": f"{help} (default: the method's)"})
 
 
 @dataclass
 class AMALConfig(TrainingArguments):
-    """`TrainingArguments` plus how the mixture is learned. Unset fields take the recipe's value.
+    """`TrainingArguments` plus how the mixture is learned. Unset fields take the method's value.
 
     Everything `TrainingArguments` accepts is accepted, with its defaults. After construction no
     field below is None: `to_dict`, the command line and HP search see the values in force.
 
     Args:
-        recipe: "trust" (default; in `amal-hf train`, which prepares its evidence, "denoise"), "amal", "amal-step",
-            "alm-kd", "shared", "l2r", "meta-weight-net", "network", "denoise" or "fixed"; see `RECIPES`. In "trust" and
+        method: "trust" (default; in `amal-hf train`, which prepares its evidence, "denoise"), "amal", "amal-step",
+            "alm-kd", "shared", "l2r", "meta-weight-net", "network", "denoise" or "fixed"; see `METHODS`. In "trust" and
             "denoise" sources compete with the classes they name, so a regression or multi-label head refuses them, and
             takes "meta-weight-net" where none is given.
         mixing: "trust", "instance" (a table), "shared" (a vector), "reweight" (no memory), "meta-weight-net" or
@@ -132,7 +132,7 @@ class AMALConfig(TrainingArguments):
         estimator: "auto", "head", "forward", "difference" or "double" — how that derivative is computed.
         probe_weight: share of the retrained-head direction in v, 0..1; needs the head, and one class a row (0 with
             every other task).
-        evidence_column: log-probabilities `[C]` of a row's class, known before training (`amal_hf.evidence`).
+        posterior_column: log-probabilities `[C]` of a row's class, known before training (`amal_hf.denoising`).
         slow_decay: d of the student's slow copy, where `SlowCopy` is among the losses.
         slow_start: optimizer steps before the copy says anything; below 1, their share of all steps.
 
@@ -140,13 +140,13 @@ class AMALConfig(TrainingArguments):
         ValueError: an unknown name or a number out of range, with what was expected and found.
 
     Example:
-        >>> args = AMALConfig("out", recipe="amal", mixing_lr=1000.0)
+        >>> args = AMALConfig("out", method="amal", mixing_lr=1000.0)
         >>> args.mixing, args.refresh, args.mixing_lr
         ('instance', 'epoch', 1000.0)
     """
 
     # --- What is mixed how ---
-    recipe: str = field(default=None, metadata={"help": f"One of {', '.join(RECIPES)} (default: trust)"})  # type: ignore[assignment]
+    method: str = field(default=None, metadata={"help": f"One of {', '.join(METHODS)} (default: trust)"})  # type: ignore[assignment]
     mixing: str = _knob("trust | instance | shared | reweight | meta-weight-net | network | corrected | fixed")
     constraint: str = _knob("box | simplex")
     clamp: list[float] = _knob("low and high of the box")
@@ -169,7 +169,7 @@ class AMALConfig(TrainingArguments):
     estimator: str = _knob("auto | head | forward | difference | double")
     probe_weight: float = _knob("share of the retrained-head direction, 0..1")
     # --- What is known beforehand, and what the student has learned ---
-    evidence_column: str = _knob("column of log-probabilities known before training")
+    posterior_column: str = _knob("column of log-probabilities known before training")
     slow_decay: float = _knob("d of the student's slow copy")
     slow_start: float = _knob("steps before the slow copy speaks; below 1: share of all steps")
     # --- Data ---
@@ -179,8 +179,8 @@ class AMALConfig(TrainingArguments):
     log_weights: bool = field(default=True, metadata={"help": "Log λ and keep each row's last weights"})
 
     def __post_init__(self) -> None:
-        left = [name for name in ("recipe", *DEFAULTS) if getattr(self, name) is None]
-        self.recipe = "trust" if self.recipe is None else self.recipe
+        left = [name for name in ("method", *DEFAULTS) if getattr(self, name) is None]
+        self.method = "trust" if self.method is None else self.method
         self._follow_recipe()
         self._left = {name: getattr(self, name) for name in left}
         if isinstance(self.mixing_start, (int, float)):
@@ -189,26 +189,26 @@ class AMALConfig(TrainingArguments):
         self._check()
 
     def _follow_recipe(self) -> None:
-        """Fields that are None take their values from the recipe."""
-        _checks.one_of("recipe", self.recipe, RECIPES)
-        recipe = dict(RECIPES[self.recipe])
-        if self.mixing not in (None, recipe["mixing"]):
-            # another mixing than the recipe's: of the recipe, only what is not about its mixing holds
-            recipe = {"mixing": self.mixing}
+        """Fields that are None take their values from the method."""
+        _checks.one_of("method", self.method, METHODS)
+        method = dict(METHODS[self.method])
+        if self.mixing not in (None, method["mixing"]):
+            # another mixing than the method's: of the method, only what is not about its mixing holds
+            method = {"mixing": self.mixing}
             if self.mixing in PREDICTED:
-                recipe["mixing_lr"] = RECIPES[self.mixing]["mixing_lr"]
+                method["mixing_lr"] = METHODS[self.mixing]["mixing_lr"]
         if self.lookahead_params == "all":
-            recipe.pop("probe_weight", None)  # the probe is a head
-        for name, value in {**DEFAULTS, **recipe}.items():
+            method.pop("probe_weight", None)  # the probe is a head
+        for name, value in {**DEFAULTS, **method}.items():
             if getattr(self, name) is None:
                 setattr(self, name, list(value) if isinstance(value, list) else value)
 
-    def following(self, recipe: str) -> AMALConfig:
-        """These settings with another recipe, unless a recipe or a mixing was given; what was given stays."""
+    def following(self, method: str) -> AMALConfig:
+        """These settings with another method, unless a method or a mixing was given; what was given stays."""
         settings, left = copy(self), self._unset()
-        if {"recipe", "mixing"} <= left:
-            settings.recipe = recipe
-            for name in left - {"recipe"}:
+        if {"method", "mixing"} <= left:
+            settings.method = method
+            for name in left - {"method"}:
                 setattr(settings, name, None)
             settings._follow_recipe()
             settings._left = {name: getattr(settings, name) for name in left}
@@ -223,7 +223,7 @@ class AMALConfig(TrainingArguments):
 
     def with_clean_evidence(self) -> AMALConfig:
         """Recipe "denoise" for a run that can prepare its evidence, unless anything about the mixture was given."""
-        lookahead = {*DEFAULTS} - {*RECIPES["denoise"], "slow_decay", "slow_start", "table_dtype"}
+        lookahead = {*DEFAULTS} - {*METHODS["denoise"], "slow_decay", "slow_start", "table_dtype"}
         return self.following("denoise") if lookahead <= self._unset() else copy(self)
 
     def _unset(self) -> set[str]:
@@ -271,13 +271,13 @@ class AMALConfig(TrainingArguments):
             )
         if self.mixing == "corrected" and self.train_sampling_strategy == "group_by_length":
             raise ValueError(
-                "`train_sampling_strategy`: expected 'random' with recipe 'denoise', whose clean rows repeat; found "
+                "`train_sampling_strategy`: expected 'random' with method 'denoise', whose clean rows repeat; found "
                 "'group_by_length', which would fill batches with copies of one row. Set it to 'random'."
             )
-        if self.mixing == "corrected" and not self.evidence_column:
+        if self.mixing == "corrected" and not self.posterior_column:
             raise ValueError(
-                "`evidence_column`: mixing='corrected' expects a column of log-probabilities, found none. Set "
-                "recipe='denoise', and prepare the trainer's arguments by `with_evidence`."
+                "`posterior_column`: mixing='corrected' expects a column of log-probabilities, found none. Set "
+                "method='denoise', and prepare the trainer's arguments by `with_evidence`."
             )
         if self.mixing in ("trust", "reweight", "corrected", *PREDICTED) and self.refresh == "epoch":
             raise ValueError(
@@ -286,4 +286,4 @@ class AMALConfig(TrainingArguments):
 
     def describe(self) -> str:
         """The fields above as one JSON line, for model cards and logs."""
-        return json.dumps({"recipe": self.recipe, **{name: getattr(self, name) for name in DEFAULTS}})
+        return json.dumps({"method": self.method, **{name: getattr(self, name) for name in DEFAULTS}})

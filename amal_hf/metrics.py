@@ -1,4 +1,4 @@
-"""Metrics that work offline, over scikit-learn and SciPy: for one class a row, several, or numbers (floor 2)."""
+"""Metrics that work offline, over scikit-learn and SciPy: for one class a row, several, or numbers."""
 
 from __future__ import annotations
 

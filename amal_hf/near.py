@@ -1,4 +1,4 @@
-"""Where the weights of a batch are computed: on the CPU, where what they read is small (floor 2)."""
+"""Where the weights of a batch are computed: on the CPU, where what they read is small."""
 
 from __future__ import annotations
 

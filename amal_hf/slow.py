@@ -1,4 +1,4 @@
-"""The student's slow copy: a moving average of what the optimizer moves (floor 3)."""
+"""The student's slow copy: a moving average of what the optimizer moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`AMALTrainer`: a `Trainer` whose training step learns how far to trust each source on each row (floor 4)."""
+"""`AMALTrainer`: a `Trainer` whose training step learns how far to trust each source on each row."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ from transformers.trainer_pt_utils import find_batch_size
 
 from amal_hf._files import discard_but, no_folder_left, save_whole
 from amal_hf._types import ROW_ID, SLOW_LOGITS, Outputs, RowFunction, Tensors
-from amal_hf.callbacks import EpochRefresh
-from amal_hf.card import amend_model_card
+from amal_hf.build import make_lookahead, make_mixing, make_virtual_step
 from amal_hf.checkpoints import read_learned, write_learned
-from amal_hf.choices import check_finite, check_launch, look_over, make_lookahead, make_mixing, make_steering, settle
 from amal_hf.config import AMALConfig
-from amal_hf.data import (
+from amal_hf.data.columns import (
     LABEL_ALIASES,
     LABELS,
     RowIndex,
     SourceCollator,
-    clean_rows,
+    clean_rows_and_labels,
     in_tokens,
     weights_dataset,
     with_row_ids,
 )
-from amal_hf.evidence import without_gold
-from amal_hf.history import Stopwatch, WeightHistory, groups
+from amal_hf.data.validate import check_finite, check_launch, look_over
+from amal_hf.denoising import without_gold
+from amal_hf.epoch_schedule import EpochRefresh
+from amal_hf.lookahead import Batch, Lookahead, Step, everyones, everyones_sum, of_all_processes, split_along, summed
 from amal_hf.losses import Loss, SlowCopy
-from amal_hf.metagrad import Lookahead, Noise, model_outputs, trainable
+from amal_hf.metagrad import RNGState, VirtualStep, model_outputs, trainable
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
+from amal_hf.model_card import amend_model_card
 from amal_hf.near import Columns
 from amal_hf.slow import SlowModel
-from amal_hf.steering import Batch, Steering, Step, everyones, everyones_sum, of_all_processes, split_along, summed
+from amal_hf.tasks import resolve_task
+from amal_hf.weight_history import Stopwatch, WeightHistory, groups
 
 
 class AMALTrainer(Trainer):
@@ -57,7 +59,7 @@ class AMALTrainer(Trainer):
         losses: name -> `Loss` (or a function `(outputs, batch) -> [N]`); the first is column 0.
         train_dataset: rows with the columns the losses read. Raw text is tokenized here when
             `processing_class` is a tokenizer.
-        meta_dataset: clean rows whose `label` (of `config.problem_type`) steers the weights; unless fixed, needed.
+        clean_dataset: clean rows whose `label` (of `config.problem_type`) steers the weights; unless fixed, needed.
         mixing: a `Mixing` of your own, in place of `args.mixing`.
         **kwargs: everything else `Trainer` takes.
 
@@ -81,23 +83,23 @@ class AMALTrainer(Trainer):
         *,
         losses: Mapping[str, Loss | RowFunction],
         train_dataset: Any = None,
-        meta_dataset: Dataset | None = None,
+        clean_dataset: Dataset | None = None,
         mixing: Mixing | None = None,
         **kwargs: Any,
     ) -> None:
         args = args or AMALConfig("tmp_trainer")
         eval_dataset = kwargs.pop("eval_dataset", None)
-        named = {"train": train_dataset, "meta": meta_dataset, "eval": eval_dataset}
+        named = {"train": train_dataset, "meta": clean_dataset, "eval": eval_dataset}
         self.stack, example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing)
-        self._our_columns = [*self.stack.columns, *filter(None, [args.evidence_column])]
+        self._our_columns = [*self.stack.columns, *filter(None, [args.posterior_column])]
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
         with no_folder_left(args.output_dir):
             splits = {"train_dataset": tokens(train_dataset), "eval_dataset": tokens(eval_dataset)}
             super().__init__(model, args, **splits, **kwargs)
-            self.task, self.args = settle(self.model.config, args, self.stack.losses, named)
+            self.task, self.args = resolve_task(self.model.config, args, self.stack.losses, named)
             self.data_collator = SourceCollator(self.data_collator, [*self._our_columns, ROW_ID], example, self.task)
-            self.meta_dataset = tokens(meta_dataset)
+            self.clean_dataset = tokens(clean_dataset)
             self._given_mixing = mixing
             if self.args.refresh == "epoch":
                 self.add_callback(EpochRefresh(self))
@@ -117,7 +119,7 @@ class AMALTrainer(Trainer):
         # a mixing of the user's may hold tensors where the model is
         self._light = self._given_mixing is None and self.stack.anywhere
         self.history = WeightHistory(self.stack.names, num_rows, getattr(torch, self.args.table_dtype))
-        self._steering: Steering | None = None
+        self._lookahead: Lookahead | None = None
         self._slow: SlowModel | None = None
         self._restored: Tensors = {}
         self.stack.temperatures.restart()
@@ -148,12 +150,12 @@ class AMALTrainer(Trainer):
         """
         self._commit()
         inputs = self._prepare_inputs(inputs)
-        if self.mixing.learns and self._steering is None and self.args.refresh == "step":
-            self._steering = self.steer(self._for_model(inputs))
-            self._steering.load_state(self._restored)
+        if self.mixing.learns and self._lookahead is None and self.args.refresh == "step":
+            self._lookahead = self.lookahead_for(self._for_model(inputs))
+            self._lookahead.load_state(self._restored)
         self._self_train(inputs)
-        self._noise = Noise(self.args.device)
-        with nullcontext() if self._steering is None else self._steering.tap():
+        self._noise = RNGState(self.args.device)
+        with nullcontext() if self._lookahead is None else self._lookahead.capture_features():
             loss = super().training_step(model, inputs, num_items_in_batch)
         check_finite(self, "loss", loss)
         return loss
@@ -206,9 +208,11 @@ class AMALTrainer(Trainer):
         """λ of this batch, `[N, K]`, after the clean rows had their say."""
         place = columns.place(outputs, self._light)
         inputs, nothing = columns.on(place), torch.zeros(outputs.logits.shape, device=place)
-        mask, evidence = self.stack.mask(inputs), inputs.get(self.args.evidence_column, nothing)
+        mask, log_posterior = self.stack.mask(inputs), inputs.get(self.args.posterior_column, nothing)
         targets = self.stack.targets(inputs, nothing.shape[1]) * (self.task == SINGLE_LABEL)
-        rows = Rows(self.positions(inputs), losses.to(place), mask, targets, advice=nothing, evidence=evidence)
+        rows = Rows(
+            self.positions(inputs), losses.to(place), mask, targets, class_gradient=nothing, log_posterior=log_posterior
+        )
         if batch is not None:
             with self.meta_clock:
                 rows = self._look_ahead(batch, outputs, rows, inputs)
@@ -220,7 +224,7 @@ class AMALTrainer(Trainer):
     def _prepare_lookahead(self, columns: Columns) -> Batch | None:
         """What the clean rows may be asked before the forward; None where they are not asked at all."""
         after = self.state.global_step - self._steps(self.args.meta_start)
-        if self._steering is None or after < 0:
+        if self._lookahead is None or after < 0:
             return None
         new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
         read = self._for_model(columns.inputs)
@@ -238,41 +242,41 @@ class AMALTrainer(Trainer):
             summed=partial(summed, self.accelerator),
         )
         with self.meta_clock:
-            self._steering.prepare(batch)
+            self._lookahead.prepare(batch)
         return batch
 
     def _look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
         """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
-        assert self._steering is not None
+        assert self._lookahead is not None
         asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
         weights = self._normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses
         step = Step(**vars(batch), outputs=outputs, weights=weights, device=weights.device)
-        seen = self._steering.look(step)
+        seen = self._lookahead.directional_derivatives(step)
         if seen is None:
             return rows
         along, length = (t.to(step.device) for t in seen)
         if batch.temperatures:
             self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
-        gradient, advice = split_along(along, length, step, self.args.mixing_scale)
-        rows = replace(rows, advice=self._steering.sharpness.to(advice) * advice)
+        gradient, class_gradient = split_along(along, length, step, self.args.mixing_scale)
+        rows = replace(rows, class_gradient=self._lookahead.inverse_temperature.to(class_gradient) * class_gradient)
         every, gradient = of_all_processes(self.accelerator, rows, gradient)
         if self.args.center:
             gradient = centred(gradient, every.mask, list(groups(self.stack.names).values()))
         self.mixing.update(every, gradient)
         return rows
 
-    def steer(self, inputs: Mapping[str, Any]) -> Steering:
+    def lookahead_for(self, inputs: Mapping[str, Any]) -> Lookahead:
         """How D is computed for this model; `inputs` is any batch of the model's inputs."""
-        clean, labels = clean_rows(self._remove_unused_columns(self.meta_dataset, "meta"), self.args.device)
+        clean, labels = clean_rows_and_labels(self._remove_unused_columns(self.clean_dataset, "meta"), self.args.device)
         batch = lambda rows: self._prepare_inputs(self.data_collator(clean.__getitems__([*rows])))  # noqa: E731
         encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
-        return make_steering(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision, self.task)
+        return make_lookahead(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision, self.task)
 
-    def virtual_step(self) -> Lookahead:
+    def virtual_step(self) -> VirtualStep:
         """The lookahead's step from the optimizer's present state."""
         params = {} if self.args.lookahead == "none" else trainable(self.accelerator.unwrap_model(self.model))
-        return make_lookahead(self.args.lookahead, self.optimizer, params, self._get_learning_rate())
+        return make_virtual_step(self.args.lookahead, self.optimizer, params, self._get_learning_rate())
 
     # ---- weights: hold their scale, let them take effect, keep them ----
 
@@ -319,7 +323,7 @@ class AMALTrainer(Trainer):
 
     def _amal_state(self) -> Tensors:
         kept: list[Any] = [self.mixing, self.history, self.stack.temperatures, self._mean_weight]
-        return {name: t for part in [*kept, self._steering, self._slow] if part for name, t in part.state().items()}
+        return {name: t for part in [*kept, self._lookahead, self._slow] if part for name, t in part.state().items()}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))

@@ -9,8 +9,8 @@ product. 120 clean rows steer.
 from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, classification_metrics
+from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 3.0) -> AMALTrainer:
@@ -20,7 +20,7 @@ def main(epochs: float = 3.0) -> AMALTrainer:
         args=AMALConfig("runs/quickstart", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=corpus["train"],
-        meta_dataset=corpus["meta"],
+        clean_dataset=corpus["meta"],
         eval_dataset=corpus["selection"],
         losses={
             "label": CrossEntropy(),

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, Distillation, classification_metrics
+from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 2.0) -> dict[str, float]:
@@ -23,7 +23,7 @@ def main(epochs: float = 2.0) -> dict[str, float]:
         args=AMALConfig("runs/distillation", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=train,
-        meta_dataset=corpus["meta"],
+        clean_dataset=corpus["meta"],
         eval_dataset=corpus["selection"],
         losses={
             "good": Distillation("teacher_logits", temperature=2.0),

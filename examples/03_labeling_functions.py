@@ -9,8 +9,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, LabelingFunctions, classification_metrics
+from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, LABELING_FUNCTIONS, load_corpus
-from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 3.0) -> list[tuple[str, float, float]]:
@@ -21,7 +21,7 @@ def main(epochs: float = 3.0) -> list[tuple[str, float, float]]:
         args=AMALConfig("runs/rules", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=corpus["train"],
-        meta_dataset=corpus["meta"],
+        clean_dataset=corpus["meta"],
         eval_dataset=corpus["selection"],
         losses={"rules": LabelingFunctions("weak_labels", names=names)},
         processing_class=AutoTokenizer.from_pretrained(name),

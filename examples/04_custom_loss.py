@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, FunctionLoss, classification_metrics
+from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.runs import default_model, load_student
 
 
 def margin(outputs, batch) -> torch.Tensor:
@@ -23,10 +23,10 @@ def main(epochs: float = 1.0) -> AMALTrainer:
     corpus, name = load_corpus(), default_model()
     trainer = AMALTrainer(
         model=load_student(name, CLASSES, num_hidden_layers=2),
-        args=AMALConfig("runs/custom", recipe="amal-step", num_train_epochs=epochs, learning_rate=3e-4,
+        args=AMALConfig("runs/custom", method="amal-step", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=corpus["train"],
-        meta_dataset=corpus["meta"],
+        clean_dataset=corpus["meta"],
         eval_dataset=corpus["selection"],
         losses={"label": CrossEntropy(), "margin": FunctionLoss(margin, columns=("labels",))},
         processing_class=AutoTokenizer.from_pretrained(name),

@@ -18,8 +18,8 @@ from amal_hf import (
     denoised,
     with_evidence,
 )
+from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, load_corpus
-from amal_hf.runs import default_model, load_student
 
 
 def main(epochs: float = 3.0) -> dict[str, float]:
@@ -29,7 +29,7 @@ def main(epochs: float = 3.0) -> dict[str, float]:
         args=AMALConfig("runs/denoise", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=16, report_to="none", save_strategy="no"),
         train_dataset=corpus["train"],
-        meta_dataset=corpus["meta"],
+        clean_dataset=corpus["meta"],
         losses={
             "label": CrossEntropy(),
             "teacher": Distillation("teacher_logits"),

@@ -15,15 +15,15 @@ from amal_hf import CrossEntropy, Distillation, LabelingFunctions, Outputs
 from amal_hf._types import Batch, Tensors
 from amal_hf.losses import LossStack
 from amal_hf.metagrad import (
-    SGD,
-    Adam,
+    AdamStep,
     Head,
     HeadProblem,
     HeadTap,
-    Lookahead,
+    NoStep,
     OutputsProblem,
     PureModel,
-    Still,
+    SGDStep,
+    VirtualStep,
     find_head,
     trainable,
 )
@@ -186,10 +186,10 @@ def adam_state(
     return optimizer
 
 
-def as_lookahead(optimizer: torch.optim.AdamW, params: Tensors, exact: bool) -> Adam:
+def as_lookahead(optimizer: torch.optim.AdamW, params: Tensors, exact: bool) -> AdamStep:
     """The virtual step of `optimizer`; `params` are the tensors it moves, by name."""
     group = optimizer.param_groups[0]
-    return Adam(
+    return AdamStep(
         lr=group["lr"],
         state={name: optimizer.state[p] for name, p in params.items() if p in optimizer.state},
         betas=group["betas"],
@@ -202,16 +202,16 @@ def as_lookahead(optimizer: torch.optim.AdamW, params: Tensors, exact: bool) -> 
 LOOKAHEADS = ("sgd", "sgd-dict", "adam-frozen", "adam-exact", "still")
 
 
-def lookahead(kind: str, model: nn.Module, inputs: Mapping[str, Tensor], params: Tensors | None = None) -> Lookahead:
+def lookahead(kind: str, model: nn.Module, inputs: Mapping[str, Tensor], params: Tensors | None = None) -> VirtualStep:
     """A lookahead by name; the Adam ones train `model` for three steps first."""
     params = trainable(model) if params is None else params
     if kind == "sgd":
-        return SGD(0.3)
+        return SGDStep(0.3)
     if kind == "sgd-dict":
         draw = torch.Generator().manual_seed(5)
-        return SGD({k: torch.rand(p.shape, generator=draw, dtype=p.dtype) for k, p in params.items()})
+        return SGDStep({k: torch.rand(p.shape, generator=draw, dtype=p.dtype) for k, p in params.items()})
     if kind == "still":
-        return Still()
+        return NoStep()
     labels = torch.arange(len(inputs["input_ids"])) % CLASSES
     return as_lookahead(adam_state(model, inputs, labels), params, exact=kind == "adam-exact")
 
@@ -226,7 +226,7 @@ def row_weights(n: int, k: int, seed: int = 2) -> Tensor:
 def network_problem(
     model: nn.Module,
     k: int = 3,
-    lr: float | Tensors | Lookahead = 0.3,
+    lr: float | Tensors | VirtualStep = 0.3,
     training: bool = False,
     lengths: Iterable[int] = LENGTHS,
     order: Tensor | None = None,
@@ -267,7 +267,7 @@ def captured(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Head, Tens
 
 
 def head_problem(
-    model: nn.Module, k: int = 3, lr: float | Tensors | Lookahead = 0.3, order: Tensor | None = None
+    model: nn.Module, k: int = 3, lr: float | Tensors | VirtualStep = 0.3, order: Tensor | None = None
 ) -> HeadProblem:
     """The bilevel problem of the final linear layer, on features captured with `HeadTap`."""
     head, features, _ = captured(model, token_batch(model, LENGTHS))

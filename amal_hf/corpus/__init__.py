@@ -1,4 +1,4 @@
-"""The embedded corpus: a text classification task whose supervision is wrong in known places (floor 2).
+"""The embedded corpus: a text classification task whose supervision is wrong in known places.
 
 Messages to the support desk of Pinwheel, an invented city bike-share, sorted into five classes. Nothing is downloaded;
 everything follows from a seed. Each row carries three kinds of supervision, each wrong somewhere else:

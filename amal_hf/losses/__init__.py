@@ -1,4 +1,4 @@
-"""Sources of supervision as pure, unreduced losses (floor 1).
+"""Sources of supervision as pure, unreduced losses.
 
 Every source answers one question: *how far is the student from what this source says about this
 row?* The answer is a number per row, `[N]`, in nats, and a mask. A block of labeling functions

@@ -1,7 +1,7 @@
 """Hints: what a teacher's layers say, against features that the student returns (FitNets and its kin).
 
 Losses own no model, so the student makes the comparable: it returns pooled, maybe projected hidden states as
-`outputs["hints"]` `[N, L, H]` (`amal_hf.distill.add_hint_head` teaches any model to), and the projection is among
+`outputs["hints"]` `[N, L, H]` (`amal_hf.models.add_hint_head` teaches any model to), and the projection is among
 its parameters, trained, saved and differentiated as they are. The teacher's features are a column, as its logits.
 """
 
@@ -131,7 +131,7 @@ def _features(outputs: Outputs, name: str) -> Tensor:
     if name not in outputs:
         raise ValueError(
             f"`output`: expected a student that returns {name!r}, found only {sorted(outputs)}. Call "
-            "`amal_hf.distill.add_hint_head(student, ...)` first, or name what yours returns."
+            "`amal_hf.models.add_hint_head(student, ...)` first, or name what yours returns."
         )
     return outputs[name]
 

@@ -38,7 +38,7 @@ class LabelingFunctions(Loss):
         tensor([[0.6931, 0.0000, 0.6931]])
 
     References:
-        Ratner et al. (2017), "Snorkel", section 2 (votes); METHODS section 4.
+        Ratner et al. (2017), "Snorkel", section 2 (votes); docs/method.md.
     """
 
     anywhere = True

@@ -27,7 +27,7 @@ class Temperatures:
       \qquad g = \frac{\partial J_k}{\partial\log T}, \qquad
       \log T_k \leftarrow \log T_k + \rho\, g \big/ \overline{g^2}^{\,1/2}$$
 
-    The numerator is -N times the part of V(θ') that T has a hand in (METHODS E1): ∂V/∂T alone favours the temperature
+    The numerator is -N times the part of V(θ') that T has a hand in (docs/method.md (E1)): ∂V/∂T alone favours the T
     with the longest gradients, whatever they teach, so J counts per unit of length. ∂D/∂log T is the D of one more
     virtual source, ∂ℓ/∂log T, behind the sources and the classes: no forward is paid for it.
 

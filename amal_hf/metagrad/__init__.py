@@ -1,12 +1,13 @@
-"""From clean rows to `[N, K]`: how would V change if source k of row i weighed more? (floor 1)
+"""From clean rows to `[N, K]`: how would V change if source k of row i weighed more?
 
     >>> from amal_hf.metagrad import MetaProblem, ForwardMode, FiniteDifference, DoubleBackward
 
-`MetaProblem` holds one lookahead; an estimator is a function of it. `Lookahead` says how the
-virtual step is taken (`SGD`, `Adam`, or `Still`). `AMALTrainer` builds its problems from the model
+`MetaProblem` holds one lookahead; an estimator is a function of it. `VirtualStep` says how the
+virtual step is taken (`SGDStep`, `AdamStep`, or `NoStep`). `AMALTrainer` builds its problems from the model
 and the batch. What V measures depends on the head's task: `amal_hf.metagrad.tasks`.
 """
 
+from amal_hf.metagrad.clean_features import ridge_leave_one_out
 from amal_hf.metagrad.estimators import (
     DoubleBackward,
     FiniteDifference,
@@ -14,15 +15,13 @@ from amal_hf.metagrad.estimators import (
     HeadClosedForm,
     MetaGradient,
 )
-from amal_hf.metagrad.functional import Noise, PureModel, in_float32, in_mode, model_outputs, trainable, whole
+from amal_hf.metagrad.functional import PureModel, RNGState, in_float32, in_mode, model_outputs, trainable, whole
 from amal_hf.metagrad.head import Head, HeadTap, find_head
-from amal_hf.metagrad.lookahead import SGD, Adam, Lookahead, Still
-from amal_hf.metagrad.memory import ridge_leave_one_out
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
+from amal_hf.metagrad.virtual_step import AdamStep, NoStep, SGDStep, VirtualStep
 
 __all__ = [
-    "SGD",
-    "Adam",
+    "AdamStep",
     "DoubleBackward",
     "FiniteDifference",
     "ForwardMode",
@@ -30,13 +29,14 @@ __all__ = [
     "HeadClosedForm",
     "HeadProblem",
     "HeadTap",
-    "Lookahead",
     "MetaGradient",
     "MetaProblem",
-    "Noise",
+    "NoStep",
     "OutputsProblem",
     "PureModel",
-    "Still",
+    "RNGState",
+    "SGDStep",
+    "VirtualStep",
     "find_head",
     "in_float32",
     "in_mode",

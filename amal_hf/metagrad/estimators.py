@@ -51,7 +51,7 @@ class ForwardMode(MetaGradient):
             checkpointing, custom attention kernels). Use `FiniteDifference` there.
 
     References:
-        Baydin et al. (2022), "Gradients without backpropagation", section 3; METHODS (E1).
+        Baydin et al. (2022), "Gradients without backpropagation", section 3; docs/method.md (E1).
     """
 
     def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:

@@ -16,7 +16,7 @@ from amal_hf._types import Outputs, Tensors
 KEEP_OUT = ("loss", "past_key_values", "attentions", "cross_attentions")
 
 
-class Noise:
+class RNGState:
     """The random state of now, replayed at will: two forwards then share their dropout masks."""
 
     def __init__(self, device: torch.device) -> None:
@@ -111,9 +111,11 @@ class PureModel:
         noise: random state at which every call starts; default: now.
     """
 
-    def __init__(self, model: nn.Module, inputs: Mapping[str, Any], training: bool, noise: Noise | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Mapping[str, Any], training: bool, noise: RNGState | None = None
+    ) -> None:
         self.model, self.inputs, self.training = model, dict(inputs), training
-        self.noise = noise or Noise(next(model.parameters()).device)
+        self.noise = noise or RNGState(next(model.parameters()).device)
 
     def __call__(self, params: Tensors) -> Outputs:
         buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amal_hf._types import Tensors
-from amal_hf.metagrad.functional import Noise, in_mode, model_outputs, whole
+from amal_hf.metagrad.functional import RNGState, in_mode, model_outputs, whole
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def find_head(model: nn.Module, inputs: Mapping[str, Any]) -> Head | None:
     linears = [m for m in plain if m.weight.requires_grad]
     handles = [m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0], out)})) for m in linears]
     try:
-        noise = Noise(next(model.parameters()).device)
+        noise = RNGState(next(model.parameters()).device)
         with in_mode(model, training=False), torch.no_grad(), noise.replayed():
             logits = model_outputs(model(**inputs)).logits
     finally:

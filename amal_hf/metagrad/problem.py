@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from amal_hf._types import Tensors
-from amal_hf.metagrad.lookahead import SGD, Lookahead
+from amal_hf.metagrad.virtual_step import SGDStep, VirtualStep
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MetaProblem:
         losses: params -> `[N, K]`, unreduced, in nats. Deterministic: a loss with dropout must
             replay the same masks at every call.
         val_loss: params -> scalar, the mean loss on clean meta rows.
-        lr: the lookahead's step: a number, a dict like `params` (preconditioned), or a `Lookahead`.
+        lr: the lookahead's step: a number, a dict like `params` (preconditioned), or a `VirtualStep`.
         num_rows: N of (E1) where `weights` holds only this process' or micro-batch's share.
 
     Example:
@@ -60,7 +60,7 @@ class MetaProblem:
     weights: Tensor
     losses: Callable[[Tensors], Tensor]
     val_loss: Callable[[Tensors], Tensor]
-    lr: float | Tensors | Lookahead
+    lr: float | Tensors | VirtualStep
     num_rows: int | None = None
 
     @property
@@ -69,8 +69,8 @@ class MetaProblem:
         return self.weights.shape[0] if self.num_rows is None else self.num_rows
 
     @property
-    def lookahead(self) -> Lookahead:
-        return self.lr if isinstance(self.lr, Lookahead) else SGD(self.lr)
+    def lookahead(self) -> VirtualStep:
+        return self.lr if isinstance(self.lr, VirtualStep) else SGDStep(self.lr)
 
     def outputs(self, params: Tensors) -> Any:
         """First stage of `losses`: what the parameters produce (a tensor or a dict of tensors)."""

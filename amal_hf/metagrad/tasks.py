@@ -1,4 +1,4 @@
-r"""What V measures on the clean rows, by the task of the head (floor 1).
+r"""What V measures on the clean rows, by the task of the head.
 
 =============================  ======================================  ============================
 task (`config.problem_type`)   V, a mean over the clean rows           their labels

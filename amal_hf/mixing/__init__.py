@@ -1,4 +1,4 @@
-"""Weights `[N, K]`: where they come from, and how a meta-gradient moves them (floor 1).
+"""Weights `[N, K]`: where they come from, and how a meta-gradient moves them.
 
 ===============  ================================================================
 `Fixed`          a hand-set vector: the incumbent's alpha, or all equal

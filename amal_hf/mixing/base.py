@@ -23,7 +23,7 @@ class Rows:
         mask: `[N, K]`, True where source k says something about row i.
         targets: class distribution each source asserts, `[N, K, C]`; zeros where it has none.
         advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
-            (METHODS E2), centred over classes, its length τ in nats how far that can be believed;
+            (docs/method.md (E2)), centred over classes, its length τ in nats how far that can be believed;
             zeros before the first lookahead.
         evidence: log-probabilities of the row's class known before training, `[N, C]`; zeros where there is no such
             column.
@@ -33,8 +33,8 @@ class Rows:
     losses: Tensor
     mask: Tensor
     targets: Tensor
-    advice: Tensor
-    evidence: Tensor = field(default_factory=lambda: torch.zeros(()))
+    class_gradient: Tensor
+    log_posterior: Tensor = field(default_factory=lambda: torch.zeros(()))
 
 
 class Mixing(ABC):

@@ -15,7 +15,7 @@ class Corrected(Mixing):
 
     $$\pi_i \propto \pi^0_i{}^{1/2}\, p(\bar\theta)_i{}^{1/2}, \qquad \lambda_{ik} = \sum_c \pi_{ic}\, q_{ikc}$$
 
-    with $\pi^0$ the column of evidence (see `amal_hf.evidence`) and $p(\bar\theta)$ the student's slow copy, where
+    with $\pi^0$ the column of evidence (see `amal_hf.denoising`) and $p(\bar\theta)$ the student's slow copy, where
     one is among the sources; before it speaks, and without one, π = π⁰. Learns nothing by itself, so no lookahead is
     paid for: what the clean rows have to say stands in the column, asked before the student could memorise them, so
     that they can be trained on as well.
@@ -38,7 +38,7 @@ class Corrected(Mixing):
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
         ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
-        ...     advice=torch.zeros(1, 3), evidence=torch.tensor([[0.9, 0.05, 0.05]]).log(),
+        ...     class_gradient=torch.zeros(1, 3), log_posterior=torch.tensor([[0.9, 0.05, 0.05]]).log(),
         ... )
         >>> corrected.weights(rows)  # shape: [1, 2]
         tensor([[0.9000, 0.0500]])
@@ -46,7 +46,7 @@ class Corrected(Mixing):
         tensor([[0.9000, 0.0050]])
 
     References:
-        METHODS (E2), the soft label's meta-gradient, with the head taken to its end; Tarvainen & Valpola (2017).
+        docs/method.md (E2), the soft label's meta-gradient, with the head taken to its end; Tarvainen & Valpola (2017).
     """
 
     learns = False
@@ -78,7 +78,7 @@ class Corrected(Mixing):
     def posterior(self, rows: Rows) -> Tensor:
         """π, `[N, C]`: the corrected label of each row."""
         if self.slow is None:
-            return rows.evidence.softmax(-1)
+            return rows.log_posterior.softmax(-1)
         speaks = rows.mask[:, self.slow, None]
         slow = rows.targets[:, self.slow].clamp_min(1e-6).log()
-        return torch.where(speaks, (rows.evidence + slow) / 2, rows.evidence).softmax(-1)
+        return torch.where(speaks, (rows.log_posterior + slow) / 2, rows.log_posterior).softmax(-1)

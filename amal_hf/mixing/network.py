@@ -17,7 +17,7 @@ SILENT = -1.0
 
 
 class Amortised(Mixing):
-    r"""λ = λ(φ): a network φ reads the rows and learns by Adam from the surrogate of METHODS E4,
+    r"""λ = λ(φ): a network φ reads the rows and learns by Adam from the surrogate of docs/method.md (E4),
 
     $$S(\phi) = \frac1N \sum_{ik} \mathrm{sg}\Big(\frac{\partial V}{\partial\lambda_{ik}}\Big)\,\lambda_{ik}(\phi),
       \qquad \nabla_\phi S \propto \nabla_\phi V(\theta'(\lambda(\phi)))$$
@@ -180,7 +180,7 @@ class WeightNetwork(Amortised):
         tensor([[1.0000, 0.5000]])
 
     References:
-        METHODS E4; Zaheer et al. (NeurIPS 2017), "Deep sets", for the mean over sources.
+        docs/method.md (E4); Zaheer et al. (NeurIPS 2017), "Deep sets", for the mean over sources.
     """
 
     def __init__(
@@ -217,8 +217,8 @@ def features(rows: Rows) -> Tensor:
     same = torch.einsum("nkc,nkc->nk", said, said.sum(1, keepdim=True) - said)
     agreement = same / (asserts.sum(-1, keepdim=True) - 1).clamp_min(1)
     speaking = rows.mask.to(said).mean(-1, keepdim=True).expand_as(agreement)
-    wanted = torch.einsum("nkc,nc->nk", said, rows.advice.to(said))
-    probability = rows.evidence.to(said).expand_as(rows.advice).softmax(-1)
+    wanted = torch.einsum("nkc,nc->nk", said, rows.class_gradient.to(said))
+    probability = rows.log_posterior.to(said).expand_as(rows.class_gradient).softmax(-1)
     believed = torch.einsum("nkc,nc->nk", said, probability)
     return torch.stack([rows.losses.clamp_min(0).log1p(), agreement, speaking, wanted, believed, asserts], dim=-1)
 
@@ -251,6 +251,6 @@ def _on_cpu(rows: Rows) -> Rows:
         losses=rows.losses.detach().cpu().double(),
         mask=rows.mask.cpu(),
         targets=rows.targets.detach().cpu().double(),
-        advice=rows.advice.detach().cpu().double(),
-        evidence=rows.evidence.detach().cpu().double(),
+        class_gradient=rows.class_gradient.detach().cpu().double(),
+        log_posterior=rows.log_posterior.detach().cpu().double(),
     )

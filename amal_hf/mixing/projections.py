@@ -91,7 +91,7 @@ class MeanWeight:
         >>> mean = MeanWeight()
         >>> mean.count(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
         >>> mean.commit(lambda sums: sums)
-        >>> mean.held(torch.ones(1, 2))  # shape: [1, 2]; rows weighed 2 in the mean
+        >>> mean.held(torch.ones(1, 2))  # shape: [1, 2]; rows fit_stacking_weights 2 in the mean
         tensor([[0.5000, 0.5000]])
     """
 

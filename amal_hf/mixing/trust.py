@@ -41,7 +41,7 @@ class Trust(Mixing):
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
         ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
-        ...     advice=6 * torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
+        ...     class_gradient=6 * torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
         ... )
         >>> trust.weights(rows)  # shape: [1, 2]
         tensor([[9.9891e-01, 7.4577e-04]])
@@ -73,9 +73,9 @@ class Trust(Mixing):
         """π, `[N, C]`: what advice and sources together say about the class of each row."""
         if self._log_p is None:
             self._log_p = self.confusion().log().transpose(1, 2).flatten(0, 1)
-        evidence = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
+        log_posterior = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
         speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
-        return (rows.advice + evidence * speaking**-0.5).softmax(-1)
+        return (rows.class_gradient + log_posterior * speaking**-0.5).softmax(-1)
 
     def confusion(self) -> Tensor:
         """P_k(s | c), `[K, C true, C said]`: what was counted, shrunk towards the source's overall rate.

@@ -1,4 +1,4 @@
-"""The trust report: one HTML file that says what was trusted where (floor 4).
+"""The trust report: one HTML file that says what was trusted where.
 
 `write_report(run_dir)` reads a run folder and writes `run_dir/report.html`. The page opens
 offline: figures are inline SVG, style is inline CSS, there is no script. It shows every name and
@@ -9,7 +9,7 @@ labeling functions, `trust_table.csv` and `trust_rows.jsonl`: which function to 
 What flows where (N training rows, K sources, C classes, S snapshots of λ):
 
 ==================  =====================================================================
-`run.json`          `classes` [C], `sources` [K]; `name`, `primary`, `recipe`, `config`,
+`run.json`          `classes` [C], `sources` [K]; `name`, `primary`, `method`, `config`,
                     `data`, `versions`, `seed`, `seconds`, `meta_share`, `asserts`; `clean`,
                     source -> its `votes` on the clean rows, and how many are `right`
 `rows/`             a saved `datasets.Dataset`, N rows: `row_id`, `text`, `label`,

@@ -118,7 +118,7 @@ def _comparison(run: Run) -> list[dict[str, Any]]:
     for key, (_, better) in _SCORES.items():
         known = [float(t) for t in texts[key] if t != "–"]
         best[key] = better(known) if len(known) > 1 else None
-    learned = [m.get("learned", m.get("method") in (run.about.get("name"), run.about.get("recipe"))) for m in methods]
+    learned = [m.get("learned", m.get("method") in (run.about.get("name"), run.about.get("method"))) for m in methods]
     if not any(learned):
         learned = [any(w in str(m.get("method")).lower() for w in ("learned", "amal")) for m in methods]
     return [

@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from amal_hf.data import tokenized
-from amal_hf.evidence.columns import mean_pooled
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.data.columns import tokenized
+from amal_hf.denoising.prepare import mean_pooled
 
 TEACHER_EPOCHS, TEACHER_RATE = 3, 1e-4
 CLUSTERS = 6

@@ -16,8 +16,8 @@ from transformers import AutoTokenizer, set_seed
 
 from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
 from amal_hf.beforehand import ADDED, levels
-from amal_hf.evidence import clean_evidence, gold_share, with_gold
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.denoising import add_posterior, gold_share, with_gold
 
 COLUMNS = ["text", "input_ids", "token_type_ids", "attention_mask", "label"]
 
@@ -67,18 +67,18 @@ def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
             known = rows_of(parts, TEACHER, of="clean")
             rows = with_gold(rows, known, gold_share(len(known), len(rows)))
             losses["gold"], weights = CrossEntropy("gold"), [*weights, 1.0]
-        return Outcome(student(parts, rows, losses, seed, steps, recipe="fixed", mixing_start=weights))
+        return Outcome(student(parts, rows, losses, seed, steps, method="fixed", mixing_start=weights))
 
     return method
 
 
-def steered(recipe: str, *teachers: str, temperature: Any = 2.0, **mixture: Any) -> Method:
-    """A recipe that the clean rows only steer."""
+def steered(method: str, *teachers: str, temperature: Any = 2.0, **mixture: Any) -> Method:
+    """A method that the clean rows only steer."""
 
     def method(parts: Parts, seed: int, steps: int) -> Outcome:
         losses = sources(temperature, *teachers) if teachers else {"label": CrossEntropy()}
         rows, clean = rows_of(parts, *teachers), rows_of(parts, of="clean")
-        trainer = student(parts, rows, losses, seed, steps, meta=clean, recipe=recipe, log_weights=True, **mixture)
+        trainer = student(parts, rows, losses, seed, steps, meta=clean, method=method, log_weights=True, **mixture)
         return Outcome(trainer, weights_of(trainer, len(rows)))
 
     return method
@@ -101,7 +101,7 @@ def ours(*teachers: str) -> Method:
         model = load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings)
         if torch.cuda.is_available():
             model.cuda()
-        rows, clean = clean_evidence(
+        rows, clean = add_posterior(
             rows_of(parts, *teachers), rows_of(parts, *teachers, of="clean"), model,
             AutoTokenizer.from_pretrained(default_model()),
             opinions=teachers, label="label", max_length=given.max_length, bf16=given.bf16,
@@ -110,7 +110,7 @@ def ours(*teachers: str) -> Method:
         mixed = with_gold(rows, clean, gold_share(len(clean), len(rows)))
         trainer = student(
             parts, mixed, losses, seed, steps,
-            model=model, recipe="denoise", log_weights=True, mixing_start=levels(losses, rows, clean),
+            model=model, method="denoise", log_weights=True, mixing_start=levels(losses, rows, clean),
         )  # fmt: skip
         return Outcome(trainer, weights_of(trainer, len(rows)))
 
@@ -124,7 +124,7 @@ def averaged(*teachers: str) -> Method:
         losses = sources(2.0, *teachers)
         weights = [0.0, *[1 / len(teachers)] * len(teachers)]
         return Outcome(
-            student(parts, rows_of(parts, *teachers), losses, seed, steps, recipe="fixed", mixing_start=weights)
+            student(parts, rows_of(parts, *teachers), losses, seed, steps, method="fixed", mixing_start=weights)
         )
 
     return method
@@ -139,7 +139,7 @@ def best_single(*teachers: str) -> Method:
         chosen = max(right, key=lambda t: right[t])
         losses = sources(2.0, chosen)
         return Outcome(
-            student(parts, rows_of(parts, chosen), losses, seed, steps, recipe="fixed", mixing_start=[0.0, 1.0])
+            student(parts, rows_of(parts, chosen), losses, seed, steps, method="fixed", mixing_start=[0.0, 1.0])
         )
 
     return method

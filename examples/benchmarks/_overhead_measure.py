@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from amal_hf._files import write_tensors
 from amal_hf._types import ROW_ID
-from amal_hf.data import RowIndex
-from amal_hf.history import WeightHistory
+from amal_hf.data.columns import RowIndex
 from amal_hf.mixing import Rows, Table
+from amal_hf.weight_history import WeightHistory
 
 M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -28,9 +28,18 @@ from transformers import (
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, SlowCopy
 from amal_hf._types import Tensors
+from amal_hf.commands.train import default_model
 from amal_hf.losses import LossStack
-from amal_hf.metagrad import DoubleBackward, MetaProblem, Noise, PureModel, Still, in_float32, model_outputs, trainable
-from amal_hf.runs import default_model
+from amal_hf.metagrad import (
+    DoubleBackward,
+    MetaProblem,
+    NoStep,
+    PureModel,
+    RNGState,
+    in_float32,
+    model_outputs,
+    trainable,
+)
 
 CLASSES, TEMPERATURE = 4, 2.0
 TINY = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -125,10 +134,10 @@ def _rival(name: str, fixed_cost: float, meta: float) -> Row:
 ROWS: dict[str, Row] = {
     "plain": Row(),
     "distillation by hand": Row(),
-    "fixed": Row({"recipe": "fixed"}, targets={0: 1.05}),
-    "trust": Row({"recipe": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={10: 1.10}),
-    "denoise": Row({"recipe": "denoise"}, targets={0: 1.10}),
-    "denoise, slow copy": Row({"recipe": "denoise", "slow_start": 0.0}, always=1.0),
+    "fixed": Row({"method": "fixed"}, targets={0: 1.05}),
+    "trust": Row({"method": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={10: 1.10}),
+    "denoise": Row({"method": "denoise"}, targets={0: 1.10}),
+    "denoise, slow copy": Row({"method": "denoise", "slow_start": 0.0}, always=1.0),
 }
 for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():
     ROWS |= {
@@ -170,7 +179,7 @@ def _betty(problem: MetaProblem) -> Tensor:
     from betty.hypergradient.darts import darts
 
     weights, params, radius = problem.weights.clone().requires_grad_(), [*problem.params.values()], 0.01
-    vector = [*replace(problem, lr=Still()).direction().values()]
+    vector = [*replace(problem, lr=NoStep()).direction().values()]
     student = SimpleNamespace(
         config=SimpleNamespace(darts_alpha=radius, darts_preconditioned=False),
         _strategy="default",
@@ -224,7 +233,7 @@ class Weighted(Trainer):
         """ε = 0 and a step of length 1: the meta-gradient of `lookahead="none"`, unscaled."""
         read = self.accelerator.unwrap_model(self.model)
         labels = self.clean["labels"]
-        student = PureModel(read, _read(inputs), training=True, noise=Noise(self.args.device))
+        student = PureModel(read, _read(inputs), training=True, noise=RNGState(self.args.device))
         judge = PureModel(read, _read(self.clean), training=False)
         return MetaProblem(
             params=trainable(read),
@@ -302,7 +311,7 @@ class Stepper:
     ) -> AMALTrainer:
         given = dict(self.row.config or {})
         losses: dict[str, Any] = _pair()
-        if given.get("recipe") == "denoise":
+        if given.get("method") == "denoise":
             losses = {"rules": LabelingFunctions(), "probe": CrossEntropy("probe")}
             losses |= {"self": SlowCopy()} if self.row.always else {}
         else:
@@ -311,7 +320,7 @@ class Stepper:
             given |= {"meta_every": 2, "meta_start": 0.0, "meta_batch_size": meta_batch}
         arguments = AMALConfig(**{**settings, **given})
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
-        return AMALTrainer(model, arguments, losses=losses, train_dataset=train, meta_dataset=clean)
+        return AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
 
     def step(self, due: bool = True, rows: int | None = None) -> None:
         """What `Trainer`'s loop does for the batch, or for its first rows; with a lookahead where `due`."""

@@ -12,9 +12,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from amal_hf.data import tokenized
-from amal_hf.runs import default_model
-from amal_hf.weak.label_models import COLUMNS, fit
+from amal_hf.commands.train import default_model
+from amal_hf.data.columns import tokenized
+from amal_hf.labeling.label_models import COLUMNS, fit
 
 
 @dataclass

@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import PreTrainedModel
 
 from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
-from amal_hf.evidence import with_gold
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.denoising import with_gold
 
 SECOND_PHASE = 0.25
 FIXED = {  # each labeling function, majority vote, label model, gold
@@ -112,13 +112,13 @@ def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
     return parts.predict(chosen)
 
 
-def steered(recipe: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray]:
+def steered(method: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray]:
     """Weights per row on the majority vote's label, steered by the clean rows."""
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         votes = {"votes": MajorityVote()}
         return parts.predict(
-            learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, recipe=recipe, **mixture)
+            learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, method=method, **mixture)
         )
 
     return method

@@ -1,4 +1,4 @@
-"""Ours, in `rule_denoising.py`: recipe "denoise", as `amal-hf train` runs it, with one setting for all data sets."""
+"""Ours, in `rule_denoising.py`: method "denoise", as `amal-hf train` runs it, with one setting for all data sets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, set_seed
 
 from amal_hf import LabelingFunctions
 from amal_hf.beforehand import ADDED
-from amal_hf.evidence import clean_evidence, gold_share, with_gold
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.denoising import add_posterior, gold_share, with_gold
 
 
 def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
@@ -27,13 +27,13 @@ def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
     if torch.cuda.is_available():
         student.cuda()
     tokenizer = AutoTokenizer.from_pretrained(default_model())
-    rows, clean = clean_evidence(
+    rows, clean = add_posterior(
         parts.train.remove_columns("truth"), parts.clean, student, tokenizer,
         max_length=given.max_length, bf16=given.bf16,
     )  # fmt: skip
     share = gold_share(len(clean), len(rows), steps * BATCH, votes_only=True)
     trainer = learn(
         parts, with_gold(rows, clean, share), {"rules": LabelingFunctions(), **ADDED}, seed, steps,
-        model=student, recipe="denoise",
+        model=student, method="denoise",
     )  # fmt: skip
     return parts.predict(trainer)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: settings, runs that survive a kill, one training recipe, intervals, tables."""
+"""What the benchmarks share: settings, runs that survive a kill, one training method, intervals, tables."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, Traine
 
 from amal_hf import AMALConfig, AMALTrainer, Loss
 from amal_hf._files import replaced_folder, write_json, write_whole
-from amal_hf.callbacks import GROUP, refresh_table
-from amal_hf.data import text_key
-from amal_hf.loading import load_splits
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.data.columns import text_key
+from amal_hf.data.load import load_splits
+from amal_hf.epoch_schedule import GROUP, refresh_table
 
 BATCH, EVAL_BATCH = 32, 128
 AMAL_KAPPA = 1.5  # the authors' step on λ: alpha * lr / rows of a group
@@ -230,7 +230,7 @@ def learn(
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
     **mixture: Any,
 ) -> AMALTrainer:
-    """The one training recipe all methods share; `mixture`: fields of `AMALConfig` (default: all weights 1)."""
+    """The one training method all methods share; `mixture`: fields of `AMALConfig` (default: all weights 1)."""
     set_seed(seed)
     args = AMALConfig(
         tempfile.gettempdir(),  # nothing is saved
@@ -238,14 +238,14 @@ def learn(
         per_device_train_batch_size=given.batch, per_device_eval_batch_size=EVAL_BATCH, bf16=given.bf16,
         use_cpu=not torch.cuda.is_available(), save_strategy="no",
         eval_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
-        dataloader_num_workers=0, dataloader_pin_memory=False, **{"recipe": "fixed", "log_weights": False, **mixture},
+        dataloader_num_workers=0, dataloader_pin_memory=False, **{"method": "fixed", "log_weights": False, **mixture},
     )  # fmt: skip
     trainer = AMALTrainer(
         model=model or load_student(default_model(), classes, given.layers, given.freeze_embeddings),
         args=args,
         losses=losses,
         train_dataset=rows,
-        meta_dataset=meta,
+        clean_dataset=meta,
         processing_class=AutoTokenizer.from_pretrained(default_model()),
     )
     trainer.remove_callback(PrinterCallback)
@@ -275,7 +275,7 @@ def authors(batch: int, learning_rate: float, steps: int) -> dict[str, Any]:
         batch: rows of a pass that are taken together.
     """
     return {
-        "recipe": "amal",
+        "method": "amal",
         "refresh_every": steps,
         "mixing_lr": AMAL_KAPPA * GROUP * batch / learning_rate,
         "prepare": lambda trainer: trainer.add_callback(RefreshAt(trainer, [steps // 3, 2 * steps // 3])),

@@ -25,8 +25,8 @@ import psutil
 from datasets import Dataset, disable_progress_bars
 from snorkel.labeling import LFApplier, PandasLFApplier
 
-from amal_hf.weak import apply_functions, load_functions, vote_matrix
-from amal_hf.weak.voter import rows_of
+from amal_hf.labeling import apply_functions, load_functions, vote_matrix
+from amal_hf.labeling.voter import rows_of
 
 VOCABULARY, WORDS = 2000, 15
 FUNCTIONS = """

@@ -23,17 +23,17 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, classification_metrics
-from amal_hf.data import tokenized
-from amal_hf.loading import hold_out, load_splits
-from amal_hf.runs import default_model, load_student
+from amal_hf.commands.train import default_model, load_student
+from amal_hf.data.columns import tokenized
+from amal_hf.data.load import hold_out, load_splits
 
 METHODS: dict[str, dict[str, Any]] = {
-    "label only": {"recipe": "fixed", "mixing_start": [1.0, 0.0]},
-    "learned (trust)": {"recipe": "trust"},
-    "alpha = 0.5": {"recipe": "fixed", "mixing_start": [0.5, 0.5]},
-    "teacher only": {"recipe": "fixed", "mixing_start": [0.0, 1.0]},
-    "amal-step": {"recipe": "amal-step"},
-    "alm-kd": {"recipe": "alm-kd"},
+    "label only": {"method": "fixed", "mixing_start": [1.0, 0.0]},
+    "learned (trust)": {"method": "trust"},
+    "alpha = 0.5": {"method": "fixed", "mixing_start": [0.5, 0.5]},
+    "teacher only": {"method": "fixed", "mixing_start": [0.0, 1.0]},
+    "amal-step": {"method": "amal-step"},
+    "alm-kd": {"method": "alm-kd"},
 }
 
 
@@ -98,7 +98,7 @@ def student(
         args=AMALConfig(**settings(folder, seed, epochs, 2e-4), **mixture),
         losses={"label": CrossEntropy(), "teacher": Distillation("teacher_logits", temperature=2.0)},
         train_dataset=parts["train"],
-        meta_dataset=parts["meta"],
+        clean_dataset=parts["meta"],
         eval_dataset=parts["selection"],
         processing_class=AutoTokenizer.from_pretrained(default_model()),
         compute_metrics=classification_metrics,

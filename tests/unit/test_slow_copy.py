@@ -1,16 +1,13 @@
 """The slow copy: its average by hand, no trace on the student, and a run with it resumed, split and repeated."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import planted
 import pytest
 import torch
-from torch.nn import functional as F
-
-sys.path.append(str(Path(__file__).parents[1] / "integration"))
-import planted
 from planted import furthest, identical, parameters
+from torch.nn import functional as F
 
 from amal_hf import Outputs
 from amal_hf.losses import SlowCopy
@@ -103,14 +100,14 @@ def test_state_goes_round():
 
 def made(folder: Path, dropout: float = 0.2, **settings):
     rows = planted.make_rows(24, wrong=0.4).remove_columns("label")
-    evidence = F.log_softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(1)), 1)
-    settings = {"recipe": "denoise", "slow_start": 2, "num_train_epochs": 2, "logging_steps": 1, **settings}
+    log_posterior = F.log_softmax(torch.randn(24, 3, generator=torch.Generator().manual_seed(1)), 1)
+    settings = {"method": "denoise", "slow_start": 2, "num_train_epochs": 2, "logging_steps": 1, **settings}
     return planted.make_trainer(
         folder,
         settings,
         model=planted.make_student(dropout=dropout).double(),
         losses={**planted.make_losses("rules"), "self": SlowCopy()},
-        train_dataset=rows.add_column("evidence", evidence.tolist()),
+        train_dataset=rows.add_column("evidence", log_posterior.tolist()),
     )
 
 

@@ -1,0 +1,167 @@
+"""From settings to the parts of a run: the steering and its estimator, the mixing, the virtual step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD as TorchSGD
+from torch.optim import Adam as TorchAdam
+from transformers.utils import logging
+
+from amal_hf._types import Tensors
+from amal_hf.config import AMALConfig
+from amal_hf.denoising import GOLD
+from amal_hf.lookahead import FORWARD_MODE_ATTENTION, Encode, FullModelLookahead, HeadLookahead, Lookahead, MetaSampler
+from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack, MajorityVote, SlowCopy
+from amal_hf.metagrad import (
+    AdamStep,
+    DoubleBackward,
+    FiniteDifference,
+    ForwardMode,
+    MetaGradient,
+    NoStep,
+    SGDStep,
+    VirtualStep,
+    find_head,
+)
+from amal_hf.metagrad.tasks import SINGLE_LABEL
+from amal_hf.mixing import Corrected, Fixed, MetaWeightNet, Mixing, Reweight, Shared, Table, Trust, WeightNetwork
+
+logger = logging.get_logger(__name__)
+
+NAMING = (CrossEntropy, LabelingFunctions, MajorityVote, SlowCopy)
+"""Losses that name a class."""
+
+
+def make_lookahead(
+    model: nn.Module,
+    labels: Tensor,
+    encode: Encode,
+    inputs: Mapping[str, Tensor],
+    args: AMALConfig,
+    precision: str,
+    task: str = SINGLE_LABEL,
+) -> Lookahead:
+    """How D is computed for this model, logged with the reason.
+
+    Args:
+        labels: class of every clean row, `[M]`; its numbers, `[M]` or `[M, C]`, for another `task`.
+        inputs: any batch of the model's inputs; finds the head.
+        task: what V measures.
+
+    Raises:
+        ValueError: the head's derivative is asked for and no trainable linear layer makes the logits.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    sampler = MetaSampler(len(labels), args.meta_batch_size, seed)
+    if args.lookahead_params == "head":
+        head = find_head(model, {name: value[:2] for name, value in inputs.items()})
+        if head is None:
+            raise ValueError(
+                "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
+                f"{type(model).__name__}. Set lookahead_params='all'."
+            )
+        logger.info(f"meta-gradient: closed form on the head ({head.weight}), as lookahead_params='head' asks")
+        return HeadLookahead(model, head, labels, encode, sampler, args, task)
+    estimator, why = choose_estimator(
+        args.estimator,
+        getattr(model.config, "_attn_implementation", "eager"),
+        bool(args.gradient_checkpointing or getattr(model, "is_activation_checkpointing", False)),
+        precision,
+    )
+    logger.info(f"meta-gradient: {type(estimator).__name__} on all trainable parameters: {why}")
+    return FullModelLookahead(model, estimator, labels, encode, sampler, task)
+
+
+def choose_estimator(name: str, attention: str, checkpointing: bool, precision: str) -> tuple[MetaGradient, str]:
+    """The estimator of the *whole network's* derivative, and why. Both choices compute the same derivative.
+
+    Args:
+        name: `AMALConfig.estimator`.
+        attention: the model's attention implementation.
+        checkpointing: gradient (activation) checkpointing is on.
+        precision: "no", "bf16" or "fp16".
+
+    Example:
+        >>> choose_estimator("auto", "sdpa", False, "no")
+        (ForwardMode(), "attention 'sdpa' has a forward-mode rule on the MATH kernel")
+        >>> choose_estimator("auto", "flash_attention_2", False, "no")[0]
+        FiniteDifference(radius=0.005)
+    """
+    named: dict[str, MetaGradient] = {
+        "forward": ForwardMode(),
+        "difference": FiniteDifference(),
+        "double": DoubleBackward(),
+    }
+    if name != "auto":
+        return named[name], "asked for by `estimator`"
+    if checkpointing:
+        return FiniteDifference(), "gradient checkpointing has no forward-mode rule"
+    if attention not in FORWARD_MODE_ATTENTION:
+        return FiniteDifference(), f"attention {attention!r} has no forward-mode rule"
+    if precision != "no":
+        return FiniteDifference(), f"under {precision} autocast the differences run in float32"
+    return ForwardMode(), f"attention {attention!r} has a forward-mode rule on the MATH kernel"
+
+
+def make_mixing(args: AMALConfig, stack: LossStack, num_classes: int, num_rows: int | None) -> Mixing:
+    """The mixing that `args` describe for these sources. `mixing_start`: one number, [primary, others], or one each."""
+    given, k = torch.tensor(args.mixing_start, dtype=torch.float32), len(stack)
+    start = given if len(given) == k else torch.cat([given[:1], given[-1:].expand(k - 1)])
+    clamp = (args.clamp[0], args.clamp[1])
+    if args.mixing == "fixed":
+        return Fixed(start)
+    if args.mixing == "trust":
+        return Trust(k, num_classes, start)
+    if args.mixing == "corrected":
+        teachers = stack.positions(lambda loss: isinstance(loss, Distillation))
+        # gold is nobody's claim: it yields to no teacher
+        naming = stack.positions(lambda loss: isinstance(loss, NAMING) and loss.columns != (GOLD,))
+        return Corrected(start, stack.position(SlowCopy), teachers, naming)
+    if args.mixing == "reweight":
+        return Reweight(start)
+    if args.mixing == "meta-weight-net":
+        return MetaWeightNet(k, lr=args.mixing_lr, seed=args.seed)
+    if args.mixing == "network":
+        return WeightNetwork(k, num_classes, start, lr=args.mixing_lr, seed=args.seed)
+    if args.constraint == "simplex":
+        start = start / start.sum()
+    constraint: Any = args.constraint
+    if args.mixing == "shared":
+        return Shared(start, constraint, args.mixing_lr, clamp)
+    return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp, getattr(torch, args.table_dtype))
+
+
+def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, params: Tensors, lr: float) -> VirtualStep:
+    """The virtual step `AMALConfig.lookahead` names, from the optimizer's present state.
+
+    Raises:
+        ValueError: "optimizer" with an optimizer that is neither SGD nor Adam(W).
+    """
+    if name == "none":
+        return NoStep()
+    if name == "sgd":
+        return SGDStep(lr)
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    if isinstance(optimizer, TorchSGD):
+        return SGDStep(lr)
+    if not isinstance(optimizer, TorchAdam):  # AdamW is one
+        raise ValueError(
+            f"`lookahead`: {name!r} knows Adam, AdamW and SGD, found {type(optimizer).__name__}. "
+            "Set lookahead='sgd' or 'none', or choose optim='adamw_torch'."
+        )
+    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    groups = {k: group_of[id(p)] for k, p in params.items()}
+    first = next(iter(groups.values()))
+    decoupled = first.get("decoupled_weight_decay", True)
+    return AdamStep(
+        lr={k: float(g["lr"]) for k, g in groups.items()},
+        state={k: optimizer.state.get(p, {}) for k, p in params.items()},
+        betas=first["betas"],
+        eps=first["eps"],
+        weight_decay={k: g["weight_decay"] if decoupled else 0.0 for k, g in groups.items()},
+        exact=name == "optimizer-exact",
+    )

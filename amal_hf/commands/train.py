@@ -1,0 +1,322 @@
+"""A run: from splits and settings to a trained model and a folder that explains it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import set_seed
+
+from amal_hf import _checks
+from amal_hf._files import write_json, write_tensors
+from amal_hf.beforehand import add_evidence, check_parts
+from amal_hf.config import AMALConfig
+from amal_hf.data.columns import guard_splits, weights_dataset, with_row_ids
+from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.denoising import PROBE, without_gold
+from amal_hf.labeling.votes import check_order, function_names
+from amal_hf.losses import (
+    LEARNED,
+    Agreement,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Distillation,
+    Entropy,
+    Hint,
+    LabelingFunctions,
+    Loss,
+    MajorityVote,
+    PosteriorLabel,
+    Relation,
+    SlowCopy,
+    SquaredError,
+)
+from amal_hf.metrics import classification_metrics
+from amal_hf.models.fine_tune import add_teachers, fine_tune
+from amal_hf.models.student import LOGITS, ModelConfig, default_model, find_models, load_student, make_student
+from amal_hf.report import write_teacher_table, write_trust_table
+from amal_hf.run_folder.corrected import annotate_rows, clean_predictions, count_clean
+from amal_hf.trainer import AMALTrainer
+
+__all__ = [
+    "DataConfig",
+    "default_model",
+    "divide",
+    "load_student",
+    "prepare",
+    "source_losses",
+    "train_run",
+    "write_run",
+]
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy,
+    "distillation": Distillation,
+    "labeling_functions": LabelingFunctions,
+    "majority_vote": MajorityVote,
+    "entropy": Entropy,
+    "agreement": Agreement,
+    "posterior_label": PosteriorLabel,
+    "hint": Hint,
+    "relation": Relation,
+    "squared_error": SquaredError,
+    "binary_cross_entropy": BinaryCrossEntropy,
+    "slow_copy": SlowCopy,
+}
+
+
+@dataclass
+class DataConfig(ModelConfig):
+    """Where rows come from, which columns say something about them and, as `ModelConfig`, which models a run has.
+
+    Args:
+        data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
+        label_column: class of a row (index or name); clean in the meta, selection and test rows.
+        train_on_labels: whether the label of *training* rows is a source.
+        votes_column: labeling functions' votes, -1 abstains ("": none).
+        sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
+        classes: class names in the order of their indices (default: found in the data).
+        clean_split, selection_split, test_split: splits to take ("": hold out of train).
+        final_epochs: epochs on the clean rows alone, after training (0: none). With hundreds of them it may help; ten
+            per class are soon known by heart, and what was learned before is lost.
+        clean_rows, selection_rows: how many rows (0: all of a split; 20 per class when held out).
+    """
+
+    data: str = field(default="", metadata={"help": "Hub name, folder or file"})
+    label_column: str = field(default="label", metadata={"help": "Column of the class"})
+    train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
+    votes_column: str = field(default="", metadata={"help": "Column of labeling functions' votes"})
+    classes: list[str] = field(default_factory=list, metadata={"help": "Class names in order of index"})
+    clean_split: str = field(default="", metadata={"help": "Split whose rows steer the weights"})
+    selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
+    test_split: str = field(default="test", metadata={"help": "Split that is only measured"})
+    final_epochs: float = field(default=0.0, metadata={"help": "Epochs on the clean rows alone, after training"})
+    clean_rows: int = field(default=0, metadata={"help": "Clean rows that steer (0: all, or 20 per class)"})
+    selection_rows: int = field(default=0, metadata={"help": "Clean rows that select (0: all, or 20 per class)"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.positive("final_epochs", self.final_epochs, zero=True)
+
+
+def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Loss]:
+    """The losses `data` describes, and those of a `sources` mapping.
+
+    Raises:
+        ValueError: no source at all, an unknown loss, or arguments it does not take.
+    """
+    losses: dict[str, Loss] = {}
+    if data.train_on_labels:
+        losses["label"] = CrossEntropy("labels")
+    for column in data.teacher_columns:
+        named = len(data.teacher_columns) > 1 or data.teacher_names
+        name = column.removesuffix(LOGITS) if named else "teacher"
+        if name in losses:
+            raise ValueError(
+                f"`teacher_columns`: expected a name of its own for every source, found {name!r} twice. Give the "
+                "teachers other names in `teacher_names`, or rename the column."
+            )
+        losses[name] = Distillation(column, temperature=data.heat)
+    if data.votes_column:
+        losses["rules"] = LabelingFunctions(data.votes_column, function_names(data.data, data.votes_column))
+    for name, given in (sources or {}).items():
+        if not isinstance(given, Mapping):
+            raise ValueError(f"`sources.{name}`: expected `loss: name` and its arguments, found {given!r}.")
+        options = dict(given)
+        kind = options.pop("loss", None)
+        _checks.one_of(f"sources.{name}.loss", kind, LOSSES)
+        try:
+            losses[name] = LOSSES[kind](**options)
+        except TypeError as error:
+            raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error
+    if not losses:
+        raise ValueError(
+            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher, "
+            "teacher_columns or `sources`."
+        )
+    return losses
+
+
+def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
+    """`train`, `meta`, `selection` and maybe `test`: given splits, or held out by seed and class.
+
+    Of training rows without labels, or with gaps, nothing is held out: `clean_split` is needed then, and without a
+    `selection_split` there are no selection rows.
+
+    Raises:
+        ValueError: a split or column that is not there, or other classes than the votes count.
+    """
+    _checks.columns(
+        "data", splits["train"].column_names, {"label": [data.label_column] if data.train_on_labels else []}
+    )
+    loaded, splits = splits, name_classes(splits, data.label_column, data.classes or None)
+    labelled = {name: split for name, split in splits.items() if data.label_column in split.column_names}
+    if data.votes_column and labelled:
+        classes = next(iter(labelled.values())).features[data.label_column].names
+        check_order(data.data, loaded, data.label_column, classes)
+    if data.label_column != "label":
+        splits |= {name: split.rename_column(data.label_column, "label") for name, split in labelled.items()}
+    parts = {"train": with_row_ids(splits["train"])}
+    if data.test_split in splits:
+        parts["test"] = splits[data.test_split]
+    for name, given, rows in (
+        ("meta", data.clean_split, data.clean_rows),
+        ("selection", data.selection_split, data.selection_rows),
+    ):
+        if given:
+            _checks.one_of(f"{name}_split", given, list(splits))
+        origin = given or "train"
+        pool = parts.get(f"rest of {origin}", splits[origin]) if origin != "train" else parts["train"]
+        if origin not in labelled or (origin == "train" and None in pool["label"][:]):
+            if name == "selection" and not given:
+                continue
+            raise ValueError(
+                f"`{name}_split`: expected {data.label_column!r} on every row, found {origin!r} without. Name a split "
+                f"with labels, of {sorted(labelled)}."
+            )
+        rows = rows or (20 * pool.features["label"].num_classes if origin == "train" else 0)
+        shared = given and name == "meta" and given == data.selection_split
+        if shared and not rows:
+            rows = len(pool) // 2
+        parts[name], rest = (
+            hold_out(pool, rows, seed) if origin == "train" or 0 < rows < len(pool) else (pool, pool.select([]))
+        )
+        parts["train" if origin == "train" else f"rest of {origin}"] = rest
+    return {name: part for name, part in parts.items() if not name.startswith("rest of")}
+
+
+def prepare(
+    data: DataConfig, args: AMALConfig, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[DataConfig, dict[str, Dataset], dict[str, Loss]]:
+    """Everything before `train_run`: models looked up, rows loaded and divided, teachers fine-tuned and read.
+
+    Returns:
+        the settings with every teacher in place, the splits with its column, and the losses.
+
+    Raises:
+        ValueError, OSError: what is wrong with settings, models or rows; before any model is trained or read.
+    """
+    data = find_models(data)
+    losses = source_losses(data, sources)
+    parts = divide(load_splits(data.data), data, args.seed)
+    if not data.teachers:
+        return data, parts, losses
+    read = {name + LOGITS for name in data.teacher_names}
+    parts = check_parts(parts, {name: loss for name, loss in losses.items() if not read & {*loss.columns}})
+    parts, data = add_teachers(parts, data, args)
+    return data, parts, losses
+
+
+def train_run(
+    parts: Mapping[str, Dataset],
+    data: DataConfig,
+    args: AMALConfig,
+    losses: Mapping[str, Loss],
+    prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
+) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
+    """Train on `parts` and write the run folder `args.output_dir` (but for the report).
+
+    Where neither a method nor anything else of the mixture was given (and no temperature is to be learned), the run
+    follows method "denoise": what that needs beforehand is at hand here.
+
+    Args:
+        prepare: called with the trainer before training, e.g. to add callbacks.
+
+    Returns:
+        the trainer, and the metrics by split.
+    """
+    if not any(getattr(loss, "temperature", None) == LEARNED for loss in losses.values()):
+        args = args.with_clean_evidence()
+    classes = parts["meta"].features["label"].names
+    parts = check_parts(parts, losses)
+    guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
+    set_seed(args.seed)
+    student, tokenizer = make_student(data, classes)
+    given = {"model": student, "args": args, "losses": losses, "processing_class": tokenizer}
+    given |= {"train_dataset": parts["train"], "clean_dataset": parts["meta"]}
+    given = add_evidence(**given) if args.mixing == "corrected" else given
+    parts = {**parts, "train": given["train_dataset"], "meta": given["clean_dataset"]}
+    trainer = AMALTrainer(**given, eval_dataset=parts.get("selection"), compute_metrics=classification_metrics)
+    prepare(trainer)
+    started = time.perf_counter()
+    trainer.train()
+    if data.final_epochs > 0:
+        clean = parts["meta"].select_columns([*args.text_columns, "label"])
+        fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
+    return trainer, write_run(trainer, parts, time.perf_counter() - started)
+
+
+def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, dict[str, float]]:
+    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`.
+
+    Returns:
+        the metrics of the selection rows and of the test rows, where there are any.
+    """
+    run_dir = Path(trainer.args.output_dir)
+    trainer.save_model()
+    metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
+    explained = annotate_rows(trainer, parts["train"])  # every process predicts its share
+    if not trainer.is_world_process_zero():
+        return metrics
+    write_json(run_dir / "metrics.json", metrics)
+    rows = len(without_gold(parts["train"]))  # the user's own; the clean rows stand behind them
+    ids, weights = trainer.positions.ids[:rows], trainer.history.last_weights()[:rows]
+    write_tensors(run_dir / "weights.safetensors", {"row_id": ids, "weights": weights})
+    weights_dataset(ids, weights, trainer.stack.names).save_to_disk(run_dir / "weights")
+    write_json(run_dir / "history.json", trainer.history.curves())
+    explained.save_to_disk(run_dir / "rows")
+    if (opinions := clean_predictions(parts["meta"], trainer.stack)) is not None:
+        opinions.save_to_disk(run_dir / "clean")
+    write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
+    write_trust_table(run_dir)
+    write_teacher_table(run_dir)
+    trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
+    return metrics
+
+
+def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
+    keep = ("accuracy", "macro_f1", "ece", "loss")
+    return {k.removeprefix("test_"): v for k, v in metrics.items() if k.removeprefix("test_") in keep}
+
+
+def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
+    sources, args = trainer.stack.names, trainer.args
+    labels = (n for n, loss in trainer.stack.losses.items() if loss.columns == ("labels",))
+    blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
+    columns: dict[tuple[str, ...], str] = {("labels",): "label", (PROBE,): "probe"}
+    asserts: dict[str, str | None] = {}
+    teachers = count()
+    for name, loss in trainer.stack.losses.items():
+        for position, source in enumerate(blocks[name]):
+            if isinstance(loss, LabelingFunctions):
+                asserts[source] = f"votes/{position}"
+            elif isinstance(loss, MajorityVote):
+                asserts[source] = "majority"
+            elif isinstance(loss, Distillation):
+                asserts[source] = f"teachers/{next(teachers)}"
+            else:
+                asserts[source] = columns.get(loss.columns)
+    packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
+    return {
+        "name": Path(args.output_dir).name,
+        "classes": parts["meta"].features["label"].names,
+        "sources": list(sources),
+        "primary": next(labels, None),
+        "method": args.method,
+        "config": json.loads(args.describe()),
+        "data": {name: len(without_gold(part)) for name, part in parts.items()},
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "seed": args.seed,
+        "seconds": seconds,
+        "meta_share": trainer.meta_clock.share(),
+        **trainer.stack.temperatures.values(),
+        "asserts": asserts,
+        "clean": count_clean(parts["meta"], trainer.stack.losses, blocks),
+    }

@@ -1,0 +1,1 @@
+"""Rows of a data set on their way into training."""

@@ -1,0 +1,349 @@
+"""Rows of a `datasets.Dataset`: identity, tokens, the leak guard, and batches that carry the sources."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from amal_hf import _checks
+from amal_hf._types import ROW_ID
+from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
+from amal_hf.metagrad.tasks import SINGLE_LABEL
+
+LABELS = "labels"
+LABEL_ALIASES = ("label", "label_ids")
+
+
+def with_row_ids(dataset: Dataset) -> Dataset:
+    """The data set with a `row_id` column: the one it has, or 0..N-1.
+
+    Raises:
+        ValueError: the column is there but not unique integers.
+    """
+    if ROW_ID not in dataset.column_names:
+        return dataset.add_column(ROW_ID, np.arange(len(dataset)))
+    ids = np.asarray(dataset.with_format("numpy")[ROW_ID][:])
+    if ids.dtype.kind not in "iu" or len(np.unique(ids)) != len(ids):
+        raise ValueError(
+            f"`train_dataset`: expected unique integers in column {ROW_ID!r}, found {len(np.unique(ids))} distinct "
+            f"{ids.dtype} values in {len(ids)} rows. Drop the column to number rows by position."
+        )
+    return dataset
+
+
+class RowIndex:
+    """Where a batch's rows stand in the training set, by `row_id`: batch -> positions `[N]`.
+
+    Args:
+        ids: `row_id` of every training row (0..N-1 are not kept); None for a stream, whose rows have no place: -1.
+    """
+
+    def __init__(self, ids: Sequence[int] | None) -> None:
+        self._stream, found = ids is None, torch.as_tensor(np.asarray([] if ids is None else ids)).long()
+        self._num_rows, self._sorted = len(found), None if found.equal(torch.arange(len(found))) else found.sort()
+
+    @property
+    def ids(self) -> Tensor:
+        """`row_id` of every training row, `[rows]`."""
+        return torch.arange(self._num_rows) if self._sorted is None else self._sorted[0][self._sorted[1].argsort()]
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if self._stream:
+            return torch.full((len(next(iter(batch.values()))),), -1)
+        ids = batch[ROW_ID].cpu()
+        return ids if self._sorted is None else self._sorted[1][torch.searchsorted(self._sorted[0], ids)]
+
+
+def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max_length: int) -> Dataset:
+    """Add `input_ids` and friends from the text column(s), unless they are there.
+
+    Raises:
+        ValueError: neither tokens nor the text column(s) are there.
+    """
+    if "input_ids" in dataset.column_names:
+        return dataset
+    missing = [c for c in text_columns if c not in dataset.column_names]
+    if tokenizer is None or missing:
+        what = f"column(s) {missing}" if missing else "a tokenizer"
+        raise ValueError(
+            f"`text_columns`: expected tokens (`input_ids`) or text with a tokenizer; {what} missing among "
+            f"{dataset.column_names}. Tokenize first, pass `processing_class`, or set `text_columns`."
+        )
+    return dataset.map(
+        lambda rows: tokenizer(*(rows[c] for c in text_columns), truncation=True, max_length=max_length),
+        batched=True,
+        desc="Tokenizing",
+    )
+
+
+def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
+    """`tokenized` for a data set or a dictionary of them, as `settings` (an `AMALConfig`) say; streams as they are."""
+    if isinstance(split, dict):
+        return {name: in_tokens(each, tokenizer, settings) for name, each in split.items()}
+    if not isinstance(split, Dataset):
+        return split
+    return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
+
+
+def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_classes: int, tried: Any = None) -> None:
+    """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
+
+    Args:
+        tried: the evaluation set, or a dictionary of them.
+
+    Raises:
+        ValueError: naming the column, what was expected and what was found.
+    """
+    if meta is not None:
+        _check_clean(meta, num_classes)
+    for where, split, column in labelled("eval_dataset", tried):
+        _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
+    if not isinstance(train, Dataset):
+        return
+    names = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
+    for loss in losses:
+        for column in loss.columns:
+            if column != getattr(loss, "mask_column", None):  # that says where, not what
+                _check_column(loss, values_of(train, names[column]), names[column], num_classes)
+
+
+def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
+    where, nothing = f"`train_dataset`: column {column!r}", said.null_count == len(said)
+    if isinstance(loss, (LabelingFunctions, MajorityVote)):
+        _checks.numbers(where, said.type, whole=True)
+        _checks.equal_width(where, *span(pc.list_value_length(said)))
+        low, high = span(pc.list_flatten(said))
+        _checks.votes(column, low, high, num_classes)
+        nothing = nothing or (low, high) == (-1, -1)
+    elif isinstance(loss, CrossEntropy) and not hasattr(said.type, "value_type"):
+        whole = pa.types.is_integer(said.type)
+        named = said.filter(pc.not_equal(said, loss.ignore_index)) if whole else said
+        _checks.classes(where, span(named) if whole else said.type, num_classes)
+        nothing = len(named) == named.null_count
+    elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
+        _checks.numbers(where, said.type)
+        _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
+        odds = isinstance(loss, CrossEntropy) or getattr(loss, "probabilities", False)
+        _checks.within(where, *span(numbers_in(said)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
+        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes)):
+            warnings.warn(
+                f"{where}: expected logits on every row, found null or NaN on {silent} of {len(said)}: the teacher "
+                "abstains there. Read it again if it should not.",
+                stacklevel=5,
+            )
+    if isinstance(loss, CrossEntropy) and len(loss.class_weights or ()) not in (0, num_classes):
+        raise ValueError(
+            f"`class_weights`: expected {num_classes} numbers, one per class, found {len(loss.class_weights or ())}. "
+            "Give every class one."
+        )
+    if nothing:
+        warnings.warn(
+            f"{where}: says nothing about any row, so its source trains nothing. Fill it, or drop the source.",
+            stacklevel=5,
+        )
+
+
+def _silent(said: pa.ChunkedArray, width: int) -> int:
+    """Rows of a column of lists that are null, or hold a number that is missing."""
+    numbers = pc.list_flatten(said).to_numpy().reshape(-1, width)
+    return said.null_count + int(np.isnan(numbers).any(1).sum())
+
+
+def _check_classes(where: str, said: pa.ChunkedArray, num_classes: int) -> None:
+    _checks.classes(where, span(said) if pa.types.is_integer(said.type) else said.type, num_classes)
+
+
+def numbers_in(said: pa.ChunkedArray) -> pa.ChunkedArray:
+    """All numbers of a column, of its lists where it holds such, without NaN."""
+    flat = pc.list_flatten(said) if hasattr(said.type, "value_type") else said
+    return flat.filter(pc.invert(pc.is_nan(flat))) if pa.types.is_floating(flat.type) else flat
+
+
+def label_column(dataset: Dataset) -> str | None:
+    """The name of its column of labels, where it has one."""
+    return next((c for c in (LABELS, *LABEL_ALIASES) if c in dataset.column_names), None)
+
+
+def labelled(name: str, splits: Any) -> Iterator[tuple[str, Dataset, str]]:
+    """A data set, or each of a dictionary of them, with what to call it and its column of labels, where it has one."""
+    for key, split in splits.items() if isinstance(splits, dict) else [("", splits)]:
+        column = label_column(split) if isinstance(split, Dataset) else None
+        if column is not None:
+            yield name + f"[{key!r}]" * bool(key), split, column
+
+
+def clean_rows_and_labels(dataset: Dataset, device: torch.device) -> tuple[Dataset, Tensor]:
+    """The clean rows without `row_id`, and their labels: classes `[M]`, or numbers `[M]` or `[M, C]`."""
+    rows = dataset.select_columns([name for name in dataset.column_names if name != ROW_ID])
+    return rows, torch.as_tensor(rows[label_column(rows)][:], device=device)
+
+
+def check_labelled(dataset: Dataset) -> str:
+    """The clean rows' column of labels.
+
+    Raises:
+        ValueError: there is none.
+    """
+    column = label_column(dataset)
+    if column is None:
+        raise ValueError(
+            f"`clean_dataset`: expected a column 'label', found {dataset.column_names}. Rename the column of the label."
+        )
+    return column
+
+
+def _check_clean(dataset: Dataset, num_classes: int) -> None:
+    column = check_labelled(dataset)
+    classes = values_of(dataset, column)
+    if classes.null_count:
+        raise ValueError(
+            f"`clean_dataset`: expected a class on every row, found {classes.null_count} rows without. Drop them: what "
+            "steers must be clean."
+        )
+    _check_classes(f"`clean_dataset`: column {column!r}", classes, num_classes)
+    unseen = sorted(set(range(num_classes)) - set(classes.unique().to_pylist()))
+    if unseen:
+        warnings.warn(
+            f"`clean_dataset`: no clean row of class(es) {unseen} among {len(classes)}: whoever names them will "
+            "seem wrong. Add a few rows of every class.",
+            stacklevel=5,
+        )
+
+
+def values_of(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """A whole column."""
+    return dataset.select_columns([column]).with_format("arrow")[:].column(0)
+
+
+def span(values: pa.ChunkedArray) -> tuple[int, int]:
+    """Least and greatest; (0, 0) of nothing."""
+    found = pc.min_max(values).as_py()
+    return (0, 0) if found["min"] is None else (found["min"], found["max"])
+
+
+def text_key(text: str) -> str:
+    """A text's identity for the leak guard: case and white space do not matter."""
+    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()
+
+
+def overlap(splits: Mapping[str, Dataset], text_columns: Sequence[str]) -> dict[tuple[str, str], tuple[int, int]]:
+    """Rows of the second split whose text also stands in the first: (normalised, letter by letter) for every pair.
+
+    Texts are compared where every split has them, else tokens.
+    """
+    shared = set.intersection(*({*split.column_names} for split in splits.values())) if splits else set()
+    by = [c for c in text_columns if c in shared] or [c for c in ("input_ids",) if c in shared]
+    texts = {
+        name: [" ".join(map(str, row)) for row in zip(*(split[c][:] for c in by), strict=True)]
+        for name, split in splits.items()
+    }
+    keys = {name: [text_key(text) for text in rows] for name, rows in texts.items()}
+    found = {}
+    for first, second in combinations(splits, 2):
+        seen, seen_exactly = set(keys[first]), set(texts[first])
+        count = sum(key in seen for key in keys[second])
+        if count:
+            found[first, second] = (count, sum(text in seen_exactly for text in texts[second]))
+    return found
+
+
+def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict: bool, only: str = "") -> None:
+    """Warn of rows shared between splits before training; refuse with `strict`. Streams pass unseen.
+
+    Args:
+        splits: e.g. train, meta, selection and test; a dictionary of evaluation sets counts as several.
+        only: a split; only pairs that it is part of are looked at ("": all).
+
+    Raises:
+        ValueError: `strict` and an overlap.
+    """
+    several = {
+        (f"{name}/{one}" if isinstance(split, dict) else name): each
+        for name, split in splits.items()
+        for one, each in (split.items() if isinstance(split, dict) else [("", split)])
+    }
+    shared = overlap({name: split for name, split in several.items() if isinstance(split, Dataset)}, text_columns)
+    shared = {pair: count for pair, count in shared.items() if not only or only in pair}
+    if not shared:
+        return
+    counts = ", ".join(
+        f"{n} of {second}'s rows also stand in {first} ({exact} of them letter by letter)"
+        for (first, second), (n, exact) in shared.items()
+    )
+    message = (
+        f"{'/'.join(f'`{name}_dataset`' for name in splits if name != 'train')}: expected disjoint splits, found that "
+        f"{counts}. Steering, selecting or testing on rows that are trained on measures memory, not trust: remove them."
+    )
+    if strict:
+        raise ValueError(message)
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def weights_dataset(ids: Tensor, weights: Tensor, sources: Sequence[str]) -> Dataset:
+    """Weights `[rows, K]` as a data set: `row_id` and one float column per source, NaN as null."""
+    values = weights.float().numpy()
+    columns = {name: pa.array(values[:, k], mask=np.isnan(values[:, k])) for k, name in enumerate(sources)}
+    return Dataset(pa.table({ROW_ID: ids.numpy(), **columns}))
+
+
+class SourceCollator:
+    """Wraps any collator: pads what the model reads, and stacks the sources' columns beside it.
+
+    Args:
+        inner: the collator of the model's inputs; it never sees the sources' columns.
+        columns: columns read by losses, and `row_id`.
+        example: a row without missing values, from which list-valued columns get their width and type.
+        task: where it has no classes, labels are floats whatever their column holds.
+
+    Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
+    """
+
+    def __init__(
+        self,
+        inner: Callable[[list[dict[str, Any]]], Any],
+        columns: Sequence[str],
+        example: Mapping[str, Any],
+        task: str = SINGLE_LABEL,
+    ) -> None:
+        self.inner, self.columns, self.task = inner, tuple(columns), task
+        lists = {c: np.asarray(example[c]) for c in columns if c in example and np.ndim(example[c]) > 0}
+        self.blanks = {
+            c: np.full(v.shape, -1) if v.dtype.kind in "iu" else np.full(v.shape, np.nan, np.float32)
+            for c, v in lists.items()
+        }
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
+        batch = dict(self.inner([{k: v for k, v in row.items() if k not in self.columns} for row in renamed]))
+        for name, values in batch.items():
+            if isinstance(values, Tensor) and values.dim() > 0 and len(values) != len(features):
+                raise ValueError(
+                    f"`data_collator`: expected {len(features)} rows in {name!r}, as many as it was given, found "
+                    f"{len(values)}. Drop rows before training, with `train_dataset.filter`."
+                )
+        batch |= self.sources(renamed)
+        if self.task != SINGLE_LABEL and LABELS in batch:
+            batch[LABELS] = batch[LABELS].float()
+        return batch
+
+    def sources(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The sources' columns alone, without tokens."""
+        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
+        return {
+            c: self._stack([row.get(c) for row in renamed], self.blanks.get(c)) for c in self.columns if c in renamed[0]
+        }
+
+    def _stack(self, values: list[Any], blank: np.ndarray | None) -> Tensor:
+        if blank is None:
+            return torch.as_tensor([-100 if v is None else v for v in values])
+        return torch.as_tensor(np.asarray([blank if v is None else v for v in values], dtype=blank.dtype))

@@ -1,0 +1,53 @@
+"""A teacher as two experts, and how good it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.metrics import balanced_accuracy_score
+from torch import Tensor
+
+from amal_hf.denoising.experts import Expert, NaiveBayesVotes, centred
+from amal_hf.denoising.row_features import RowFeatures, logits_of
+
+
+def of_teacher(column: str, about: RowFeatures, clean: RowFeatures, labels: Tensor, num_classes: int) -> list[Expert]:
+    """What a teacher's logits say, and what it means that it names the class it names, counted on the clean rows.
+
+    The second knows what the first cannot: which classes a teacher that was never shown one calls its rows.
+    """
+    named = NaiveBayesVotes.count(named_by(clean.logits[column])[:, None], labels, num_classes)
+    sure, clean_sure = (centred(rows.logits[column].log_softmax(1)).nan_to_num(0.0) for rows in (about, clean))
+    return [
+        Expert(sure, clean_sure, 0.5),
+        Expert(named(named_by(about.logits[column])[:, None]), named.oof_log_odds, 0.5),
+    ]
+
+
+def adjusted_balanced_accuracy(column: str, clean: Dataset) -> float:
+    r"""How much better than chance a teacher names the classes of the clean rows, in [0, 1].
+
+    $$\max\Big(0, \frac{r - 1/C}{1 - 1/C}\Big), \qquad r\text{: recall, mean over the C classes of the clean rows}$$
+
+    Args:
+        column: its logits, `[M, C]`; where they are null it abstains, and is not judged.
+        clean: rows with a `label`.
+
+    Returns:
+        1 where it abstains on all of them: nothing is known against it.
+
+    References:
+        Youden (1950), index J, for C classes.
+    """
+    labels = np.asarray(clean["label"][:])
+    named = named_by(logits_of(column, clean, clean.features["label"].num_classes)).numpy()
+    said = named >= 0
+    if len(np.unique(labels[said])) < 2:
+        return 1.0
+    return max(0.0, float(balanced_accuracy_score(labels[said], named[said], adjusted=True)))
+
+
+def named_by(logits: Tensor) -> Tensor:
+    """The class a teacher names, `[N]`; -1 where it abstains."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))

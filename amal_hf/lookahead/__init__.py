@@ -1,0 +1,36 @@
+"""How fast does each loss of each row change along the direction v that the clean rows ask for?
+
+A `Lookahead` answers for a batch. `D` is `[N, K + C + J]`: the K sources, then one virtual source per class
+(−log p_c), whose D is the meta-gradient of the row's soft label (docs/method.md (E2)), then one for each of the J
+temperatures that are learned. For a head that does not name one class a row (regression, multi-label) nobody is
+advised by the classes.
+
+=============================  =============================================================
+`amal_hf.lookahead.base`        what a steering is asked and what it answers
+`amal_hf.lookahead.head`        along the final linear layer
+`amal_hf.lookahead.full_model`     along every trainable parameter
+`amal_hf._distributed`   what the processes of a launch tell one another
+=============================  =============================================================
+"""
+
+from amal_hf._distributed import everyones, everyones_sum, of_all_processes, summed
+from amal_hf.lookahead.base import Batch, Encode, Lookahead, MetaSampler, Step, length_of, split_along
+from amal_hf.lookahead.full_model import FORWARD_MODE_ATTENTION, FullModelLookahead
+from amal_hf.lookahead.head import HeadLookahead
+
+__all__ = [
+    "FORWARD_MODE_ATTENTION",
+    "Batch",
+    "Encode",
+    "FullModelLookahead",
+    "HeadLookahead",
+    "Lookahead",
+    "MetaSampler",
+    "Step",
+    "everyones",
+    "everyones_sum",
+    "length_of",
+    "of_all_processes",
+    "split_along",
+    "summed",
+]

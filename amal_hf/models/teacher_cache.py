@@ -1,0 +1,227 @@
+"""A teacher read once: logits (and features) of every text, in files named by a fingerprint of all that they depend on.
+
+Rows are read longest first, in shards. A shard is one `datasets.map` into a file that appears whole or not at all: a
+killed run reuses those that are there, and the processes of `accelerate launch` each write their own. The columns in
+the data's order of rows are one more file; while it is there, no teacher is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from accelerate import PartialState
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding
+
+from amal_hf._files import write_json
+from amal_hf.models.pooling import pooled_layers
+from amal_hf.models.teacher import Teacher, model_inputs
+
+SHARD_ROWS, MOST_SHARDS = 512, 64
+ROW, LENGTH = "row", "length"
+Rows = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+"""A batch of rows, by column."""
+
+FLOATS = List(Value("float32"))
+LOGITS, POOLED, HIDDEN = "logits", "pooled", "hidden"
+KINDS: dict[str, Any] = {LOGITS: FLOATS, POOLED: FLOATS, HIDDEN: List(FLOATS)}
+"""Columns a teacher can fill: `[N, C]`, `[N, H]` and `[N, L, H]`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a teacher is read, and how: with the texts, all that its columns depend on.
+
+    Args:
+        teacher: the teacher.
+        order: its outputs in the data's order of classes, `[C]`.
+        kinds: which of `KINDS`.
+        layers: for "hidden", which layers (empty: the embeddings and every layer).
+        max_length: tokens read of each text.
+        dtype: precision of weights and arithmetic; what is kept is float32.
+    """
+
+    teacher: Teacher
+    order: tuple[int, ...]
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    max_length: int
+    dtype: torch.dtype
+
+    def describe(self, texts: Dataset) -> dict[str, Any]:
+        """Everything the columns depend on, as JSON."""
+        return {
+            "teacher": self.teacher.fingerprint,
+            "text": text_hash(texts),
+            "rows": len(texts),
+            "order": list(self.order),
+            "kinds": list(self.kinds),
+            "layers": list(self.layers) if HIDDEN in self.kinds else [],
+            "max_length": self.max_length,
+            "dtype": str(self.dtype),
+        }
+
+
+def text_hash(texts: Dataset) -> str:
+    """Hash of every text in its row and column."""
+    digest = xxhash.xxh3_128()
+    for name in texts.column_names:
+        for batch in texts.select_columns([name]).iter(4096):
+            said = [None if text is None else str(text) for text in batch[name]]
+            digest.update(json.dumps(said).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+class Reader:
+    """A teacher's two passes over rows: texts to tokens, and tokens to columns."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, reading: Reading) -> None:
+        self.model, self.tokenizer, self.reading = model, tokenizer, reading
+        self.device = next(model.parameters()).device
+        self.inputs = [name for name in tokenizer.model_input_names if name in model_inputs(model)]
+        self.longest = min(
+            reading.max_length,
+            tokenizer.model_max_length,
+            getattr(model.config, "max_position_embeddings", None) or reading.max_length,
+        )
+        self.pad = DataCollatorWithPadding(tokenizer)
+        counted = {LENGTH: Value("int32"), ROW: Value("int64")}
+        self.token_features = Features({name: List(Value("int64")) for name in self.inputs} | counted)
+        self.features = Features({kind: KINDS[kind] for kind in reading.kinds})
+
+    def tokens(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Texts -> the model's inputs; none where a text is None."""
+        numbers = rows.pop(ROW)
+        texts = [row for row in zip(*rows.values(), strict=True) if None not in row]
+        encoded: Iterator[tuple[list[int], ...]] = iter([])
+        if texts:
+            found = self.tokenizer(*map(list, zip(*texts, strict=True)), truncation=True, max_length=self.longest)
+            encoded = zip(*(found[name] for name in self.inputs), strict=True)
+        nothing: tuple[list[int], ...] = tuple([] for _ in self.inputs)
+        read = [nothing if None in row else next(encoded) for row in zip(*rows.values(), strict=True)]
+        columns = dict(zip(self.inputs, map(list, zip(*read, strict=True)), strict=True))
+        return columns | {LENGTH: [len(row[0]) for row in read], ROW: numbers}
+
+    @torch.inference_mode()
+    def outputs(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """The model's inputs -> columns; None where there are no tokens."""
+        asked = [i for i, length in enumerate(rows[LENGTH]) if length]
+        columns: dict[str, list[Any]] = {kind: [None] * len(rows[LENGTH]) for kind in self.reading.kinds}
+        if asked:
+            padded = self.pad([{name: rows[name][i] for name in self.inputs} for i in asked]).to(self.device)
+            found = self._columns(dict(padded))
+            broken = (~found[LOGITS].isfinite().all(1)).nonzero().flatten().tolist()
+            if broken:
+                raise ValueError(
+                    f"`teacher`: expected finite logits, found NaN or infinity from {self.reading.teacher.name!r} on "
+                    f"row {rows[ROW][asked[broken[0]]]}: {found[LOGITS][broken[0]].tolist()}. Its weights are broken, "
+                    f"or overflow in {self.reading.dtype}: try without bf16."
+                )
+            for kind, values in found.items():
+                for i, value in zip(asked, values.numpy(), strict=True):
+                    columns[kind][i] = value
+        return columns
+
+    def _columns(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        kinds, layers = self.reading.kinds, self.reading.layers
+        outputs = self.model(**inputs, output_hidden_states=len(kinds) > 1)
+        found = {LOGITS: outputs.logits[:, list(self.reading.order)]}
+        for kind in kinds[1:]:
+            hidden = outputs.hidden_states
+            chosen = [-1] if kind == POOLED else list(layers or range(len(hidden)))
+            vectors = pooled_layers(hidden, inputs.get("attention_mask"), chosen)
+            found[kind] = vectors[:, 0] if kind == POOLED else vectors
+        return {kind: values.float().cpu() for kind, values in found.items()}
+
+
+class TeacherCache:
+    """Columns of one teacher on one list of texts, in `root`/fingerprint.
+
+    Args:
+        root: folder of all caches.
+        texts: text columns of every row, in the order in which the tokenizer takes them; where the first is None the
+            teacher is not asked and abstains.
+        reading: what is read.
+
+    Raises:
+        ValueError: the folder says that it holds something else (e.g. of another text).
+    """
+
+    def __init__(self, root: Path, texts: Dataset, reading: Reading) -> None:
+        self.texts, self.reading = texts, reading
+        self.described = reading.describe(texts)
+        self.fingerprint = xxhash.xxh3_128(json.dumps(self.described, sort_keys=True).encode()).hexdigest()
+        self.folder = root / self.fingerprint
+        self.file, self.shards, self.manifest = (self.folder / n for n in ("columns.arrow", "shards", "teacher.json"))
+        if self.manifest.is_file() and (found := json.loads(self.manifest.read_text())) != self.described:
+            different = {k: (v, found.get(k)) for k, v in self.described.items() if found.get(k) != v}
+            raise ValueError(
+                f"`cache_dir`: expected in {self.folder} what {reading.teacher.name!r} says of these texts, found that "
+                f"it differs in {sorted(different)} (expected, found: {different}). The folder was moved or edited: "
+                "delete it."
+            )
+
+    @property
+    def complete(self) -> bool:
+        return self.file.is_file()
+
+    def columns(self) -> Dataset:
+        """The columns, from the file."""
+        return Dataset.from_file(str(self.file))
+
+    def fill(self, model: nn.Module, tokenizer: Any, batch_size: int, state: PartialState, told: str) -> None:
+        """Read the teacher on every text that no file has yet; every process its shards, the first joins them.
+
+        Args:
+            told: what is read, for the progress bar.
+
+        Raises:
+            ValueError: a row whose logits are no finite numbers.
+        """
+        if state.is_main_process:
+            write_json(self.manifest, self.described)
+        read = Reader(model, tokenizer, self.reading)
+        with state.main_process_first():
+            numbered = self.texts.add_column(ROW, np.arange(len(self.texts)))
+            tokens = self._map(numbered, read.tokens, "tokens", read.token_features, 1000, f"{told}: tokens")
+        longest_first = np.argsort(-np.asarray(tokens[LENGTH][:]), kind="stable")
+        count = min(MOST_SHARDS, -(-len(tokens) // SHARD_ROWS))
+        parts = np.array_split(longest_first, count)
+        for i in range(state.process_index, count, state.num_processes):
+            self._read(tokens, read, parts, i, batch_size, told)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            read_all = [self._read(tokens, read, parts, i, batch_size, told) for i in range(count)]
+            joined = concatenate_datasets(read_all).select(np.argsort(longest_first))
+            joined.flatten_indices(cache_file_name=str(self.file), new_fingerprint=self.fingerprint)
+            shutil.rmtree(self.shards)
+        state.wait_for_everyone()
+
+    def _read(self, tokens: Dataset, read: Reader, parts: Sequence[Any], i: int, batch_size: int, told: str) -> Dataset:
+        rows, name = tokens.select(parts[i]), f"read-{i}-of-{len(parts)}"
+        return self._map(rows, read.outputs, name, read.features, batch_size, f"{told}: part {i + 1} of {len(parts)}")
+
+    def _map(self, rows: Dataset, function: Rows, name: str, features: Features, size: int, told: str) -> Dataset:
+        """`datasets.map` into a file of this cache; it is read where it is there already."""
+        self.shards.mkdir(parents=True, exist_ok=True)
+        return rows.map(
+            function,
+            batched=True,
+            batch_size=size,
+            remove_columns=rows.column_names,
+            features=features,
+            cache_file_name=str(self.shards / f"{name}.arrow"),
+            load_from_cache_file=True,
+            new_fingerprint=f"{self.fingerprint}-{name}",
+            desc=told,
+        )

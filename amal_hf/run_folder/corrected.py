@@ -1,0 +1,253 @@
+"""The corrected corpus: what is made of every training row after a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
+from torch.utils.data import DataLoader
+
+from amal_hf._files import replaced_folder
+from amal_hf._types import ROW_ID
+from amal_hf.data.columns import LABELS
+from amal_hf.denoising import PROBE, without_gold
+from amal_hf.denoising.row_features import logits_of
+from amal_hf.labeling.votes import cast_votes
+from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
+from amal_hf.trainer import AMALTrainer
+
+PARQUET = "corpus.parquet"
+
+
+def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch.Tensor | None) -> torch.Tensor:
+    r"""The corrected label of every row, `[N, C]`: what was known of it, and what the student makes of it.
+
+    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without evidence}\quad
+      \pi_i \propto \Big(\sum_k \lambda_{ik} q_{ik}\Big)^{1/2} p_i^{1/2}$$
+
+    Args:
+        claimed: Σ_k λ_ik q_ik, `[N, C]`.
+        student: its probabilities p, `[N, C]`.
+        evidence: log π⁰ `[N, C]`, where the run had it.
+    """
+    total = claimed.sum(1, keepdim=True)
+    even = torch.full_like(claimed, 1 / claimed.shape[1])
+    known = torch.where(total > 0, claimed / total.clamp_min(1e-9), even).clamp_min(1e-3).log()
+    return ((known if log_posterior is None else log_posterior) / 2 + student.clamp_min(1e-6).log() / 2).softmax(1)
+
+
+def annotate_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+    """Every training row with what was said about it, by whom, how far each was trusted, and what is made of it.
+
+    Args:
+        trainer: after training.
+        rows: its training rows as they were before tokens; the gold rows behind them are left out.
+    """
+    rows, tokens = without_gold(rows), without_gold(trainer.train_dataset)
+    probs = _probabilities(trainer, tokens)
+    mask, target = _said(trainer, tokens, probs.shape[-1])
+    weights = trainer.history.last_weights()[: len(rows)].float()
+    slow = trainer.stack.position(SlowCopy)
+    if slow is not None:  # what it said is not kept, only how far it was believed
+        mask[:, slow] = True
+    mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
+    text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
+    heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
+    columns: dict[str, Any] = {
+        ROW_ID: trainer.positions.ids[: len(rows)].tolist(),
+        "text": text,
+        "label": [-1] * len(rows),
+        "majority": _argmax(target.sum(1)),
+        "votes": [[] for _ in text],
+        "teacher": _argmax(heard.sum(1)),
+        "student": probs.argmax(-1).tolist(),
+        "student_confidence": probs.amax(-1).tolist(),
+        "weights": torch.nan_to_num(weights).tolist(),
+        "mask": mask.tolist(),
+    }
+    for name, loss in trainer.stack.losses.items():
+        block = target[:, trainer.stack.slices[name]]
+        if isinstance(loss, CrossEntropy) and loss.column == LABELS:
+            columns["label"] = _argmax(block[:, 0])
+        elif loss.columns == (PROBE,):
+            columns["probe"] = _argmax(block[:, 0])
+        elif isinstance(loss, LabelingFunctions):
+            columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
+    columns |= _opinions(heard)
+    log_posterior = trainer.args.posterior_column
+    known = torch.as_tensor(np.asarray(rows[log_posterior][:])) if log_posterior else None
+    claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
+    columns["corrected"] = corrected(claimed, probs, known).tolist()
+    if "true_label" in rows.column_names:
+        columns["true_label"] = rows["true_label"][:]
+    return Dataset.from_dict(columns)
+
+
+def clean_predictions(clean: Dataset, stack: LossStack) -> Dataset | None:
+    """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
+
+    Args:
+        clean: rows with `label`, and with the teachers' logits `[C]` where they have them.
+        stack: the sources of the run.
+    """
+    losses = [loss for loss in stack.losses.values() if isinstance(loss, Distillation)]
+    if not losses:
+        return None
+    classes = clean.features["label"].num_classes
+    silent = torch.zeros(len(clean), classes)
+    heard = [
+        silent if not {*loss.columns} <= {*clean.column_names} else loss.target(_batch(clean, loss, classes), classes)
+        for loss in losses
+    ]
+    said = torch.stack([silent if each is None else each.float() for each in heard], 1)
+    return Dataset.from_dict({"label": clean["label"][:], **_opinions(said)})
+
+
+def _batch(rows: Dataset, loss: Distillation, classes: int) -> dict[str, torch.Tensor]:
+    """The columns of a teacher as it reads them."""
+    batch = {loss.column: logits_of(loss.column, rows, classes).float()}
+    if loss.mask_column:
+        batch[loss.mask_column] = torch.tensor([said == 1 for said in rows[loss.mask_column]])
+    return batch
+
+
+def _opinions(heard: torch.Tensor) -> dict[str, Any]:
+    """The class that each teacher names, -1 none, and how sure it is, from what it says, `[N, T, C]`."""
+    if not heard.shape[1]:
+        return {}
+    spoken = torch.where(heard.sum(-1) > 0, heard.argmax(-1), -1)
+    return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
+
+
+def _probabilities(trainer: AMALTrainer, rows: Dataset) -> torch.Tensor:
+    """The student's, `[N, C]`, of rows in their order."""
+    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
+    try:  # "group_by_length" would also order what is predicted
+        predicted = trainer.predict(rows).predictions
+    finally:
+        trainer.args.train_sampling_strategy = strategy
+    return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
+
+
+def _said(trainer: AMALTrainer, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
+    keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
+    loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
+    said = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]
+    masks, targets = zip(*said, strict=True)
+    return torch.cat(masks), torch.cat(targets)
+
+
+def _argmax(mass: torch.Tensor) -> list[int]:
+    return torch.where(mass.sum(-1) > 0, mass.argmax(-1), -1).tolist()
+
+
+def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """How often each labeling function votes on the clean rows, and is right: source -> {"votes", "right"}.
+
+    Args:
+        clean: rows with `label`, and with votes `[M, K]` where they have them.
+        losses: the sources of the run.
+        names: loss -> the names of its sources.
+    """
+    counts = {}
+    for name, loss in losses.items():
+        if isinstance(loss, LabelingFunctions) and loss.column in clean.column_names:
+            rows, votes = cast_votes(clean, loss.column)
+            right = votes == np.asarray(clean["label"][:])[rows, None]
+            for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
+                counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
+    return counts
+
+
+def denoised(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+    """The denoised corpus of a trainer that has trained, as `denoise` makes it of a run folder.
+
+    Args:
+        rows: its training rows with their text, e.g. the `train_dataset` that `with_evidence` gave.
+    """
+    config = trainer.model.config
+    named = trainer.clean_dataset.features.get("label") if trainer.clean_dataset else None
+    classes = getattr(named, "names", None) or [config.id2label[i] for i in range(config.num_labels)]
+    return _corpus(annotate_rows(trainer, rows), trainer.stack.names, classes)
+
+
+def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
+    """The denoised corpus of a run, saved as a data set and as Parquet.
+
+    Columns: `row_id`, `text`, `label` (the corrected class), `confidence` (its probability), `probabilities` `[C]`,
+    `trust` (source -> λ, null where it says nothing), and whatever of `votes`, `label_before`, `teacher`, `true_label`
+    the run had. Rows are in the order of the training rows.
+
+    Args:
+        run_dir: what `amal-hf train` wrote.
+        output_dir: a new or empty folder, or a corpus written before, which is replaced; default `RUN_DIR/denoised`.
+
+    Returns:
+        the corpus, ready for `push_to_hub`.
+
+    Raises:
+        FileNotFoundError: no run in that folder.
+        ValueError: a run of an earlier version, whose rows hold no corrected label; a folder with other files.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
+        raise FileNotFoundError(
+            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
+        )
+    target = Path(output_dir) if output_dir else run_dir / "denoised"
+    if target.exists() and not (target / PARQUET).is_file() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(
+            f"`OUT`: expected a new folder or a corpus written before, found other files in {str(target)!r}."
+        )
+    run = json.loads((run_dir / "run.json").read_text())
+    rows = load_from_disk(run_dir / "rows")
+    if "corrected" not in rows.column_names:
+        raise ValueError(
+            f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
+            "with this version."
+        )
+    corpus = _corpus(rows, run["sources"], run["classes"])
+    with replaced_folder(target) as scratch:
+        corpus.save_to_disk(scratch / "made")
+        corpus.to_parquet(scratch / "made" / PARQUET)
+    return load_from_disk(target)
+
+
+def _corpus(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
+    """The rows of a run as a corpus; every column has a type, also where nothing was said."""
+    read = rows.with_format("numpy")
+    probabilities = np.asarray(read["corrected"][:], dtype=np.float32)
+    weights, mask = np.asarray(read["weights"][:], np.float32), np.asarray(read["mask"][:])
+    spoken = [k for k in range(len(sources)) if mask[:, k].any()]
+    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
+    table = {
+        ROW_ID: np.asarray(read[ROW_ID][:]),
+        "text": pa.array(rows["text"][:], pa.string()),
+        "label": probabilities.argmax(1),
+        "confidence": probabilities.max(1),
+        "probabilities": list(probabilities),
+        "trust": pa.StructArray.from_arrays(trust, [sources[k] for k in spoken]),
+    }
+    named = ClassLabel(names=list(classes))
+    features: dict[str, Any] = {
+        ROW_ID: Value("int64"),
+        "text": Value("string"),
+        "label": named,
+        "confidence": Value("float32"),
+        "probabilities": List(Value("float32")),
+        "trust": {sources[k]: Value("float32") for k in spoken},
+    }
+    if any(len(votes) for votes in rows["votes"][:1]):
+        table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
+    for column, kept in (("label", "label_before"), ("teacher", "teacher"), ("true_label", "true_label")):
+        said = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
+        if (said >= 0).any():
+            table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named
+    return Dataset(pa.table(table)).cast(Features(features))

@@ -1,0 +1,126 @@
+"""What the weights were, over time and at the end: summaries as JSON, the last weights as tensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amal_hf._types import Tensors
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+def groups(sources: Sequence[str]) -> dict[str, list[int]]:
+    """Sources by the name before "/": a block of labeling functions is one group.
+
+    Example:
+        >>> groups(["label", "rules/a", "rules/b"])
+        {'label': [0], 'rules': [1, 2]}
+    """
+    found: dict[str, list[int]] = {}
+    for k, name in enumerate(sources):
+        found.setdefault(name.split("/")[0], []).append(k)
+    return found
+
+
+class Stopwatch:
+    """Wall-clock inside its `with` blocks, as a share of the time since it was made."""
+
+    def __init__(self) -> None:
+        self.seconds, self._made = 0.0, time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._entered = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.seconds += time.perf_counter() - self._entered
+
+    def share(self) -> float:
+        """Between 0 and 1."""
+        return self.seconds / max(time.perf_counter() - self._made, 1e-9)
+
+
+class WeightHistory:
+    """Collects losses and weights between logs; keeps a summary per log and every row's last weights.
+
+    Args:
+        sources: names of the K sources.
+        num_rows: rows of the training set, or None where they are not counted (a stream).
+        dtype: of the last weights.
+    """
+
+    def __init__(self, sources: Sequence[str], num_rows: int | None, dtype: torch.dtype = torch.float32) -> None:
+        self.sources = tuple(sources)
+        self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
+        self.last: Tensor | None = None  # made when there is something to keep
+        self.summaries: list[dict[str, Any]] = []
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def record(self, index: Tensor, weights: Tensor, losses: Tensor, mask: Tensor) -> None:
+        """Note a batch: positions `[N]`, and weights, losses and mask `[N, K]`, detached."""
+        self._pending.append((weights, losses, mask))
+        if self._shape is not None:
+            last = self.last_weights()
+            last[index.to(last.device)] = torch.where(mask, weights, float("nan")).to(last)
+
+    def flush(self, step: int, epoch: float | None) -> dict[str, float]:
+        """Summarise what came since the last flush, for `log()`: per group of sources, the mean loss
+        (`loss/label`), mean weight (`weight/label`) and its quantiles (`weight/label/q10`)."""
+        if not self._pending:
+            return {}
+        weights, losses, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
+        self._pending = []
+        logs: dict[str, float] = {}
+        summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
+        for name, columns in groups(self.sources).items():
+            speaks = mask[:, columns].bool()
+            if not speaks.any():
+                continue
+            here = weights[:, columns][speaks]
+            quantiles = torch.quantile(here[:100_000], torch.tensor(QUANTILES)).tolist()
+            logs[f"loss/{name}"] = losses[:, columns][speaks].mean().item()
+            logs[f"weight/{name}"] = here.mean().item()
+            logs.update({f"weight/{name}/q{round(100 * q)}": v for q, v in zip(QUANTILES, quantiles, strict=True)})
+            summary["sources"][name] = [here.mean().item(), *quantiles]
+        self.summaries.append(summary)
+        return logs
+
+    def curves(self) -> dict[str, Any]:
+        """The summaries as curves: `step`, `epoch`, and per group `mean`, `q10`, `q50`, `q90` over time."""
+        names = list(groups(self.sources))
+        nothing = [float("nan")] * 4
+        curves: dict[str, Any] = {
+            "step": [s["step"] for s in self.summaries],
+            "epoch": [s["epoch"] for s in self.summaries],
+        }
+        for column, key in enumerate(("mean", "q10", "q50", "q90")):
+            curves[key] = {n: [s["sources"].get(n, nothing)[column] for s in self.summaries] for n in names}
+        return curves
+
+    def last_weights(self) -> Tensor:
+        """Every row's last weights, `[rows, K]`; NaN where masked or not visited.
+
+        Raises:
+            ValueError: the training set is a stream, whose rows are not counted.
+        """
+        if self._shape is None:
+            raise ValueError(
+                "`train_dataset`: expected a data set that can be indexed, found a stream: no weights kept."
+            )
+        if self.last is None:
+            self.last = torch.full(self._shape, float("nan"), dtype=self._dtype)
+        return self.last
+
+    def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
+        """Restore what `state` and `summaries` held."""
+        self.summaries, self._pending = summaries, []
+        if self._shape is not None and "last_weights" in state:
+            self.last_weights().copy_(state["last_weights"])
+
+    def state(self) -> Tensors:
+        """Every row's last weights, `[rows, K]` (NaN: masked or not seen); nothing where none were kept."""
+        return {} if self.last is None else {"last_weights": self.last}
