@@ -71,7 +71,7 @@ def test_python_runs(page, files, monkeypatch):
 
 @pytest.mark.parametrize("page", having("yaml"))
 def test_yaml_is_a_configuration(page, tmp_path):
-    from amal_hf.commands.train import read_config
+    from amal_hf.cli import read_config
 
     for block in blocks(page, "yaml"):
         given = yaml.safe_load(block.text)

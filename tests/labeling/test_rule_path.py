@@ -1,4 +1,4 @@
-"""README, "From rules to a classifier": its files and commands as printed, on messages of the embedded corpus."""
+"""docs/guides/labeling-functions.md: its files and commands as printed, on messages of the embedded corpus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def section() -> str:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "guides" / "labeling-functions.md").read_text()
     return text[text.index("## From rules to a classifier") :].split("\n## ")[0]
 
 

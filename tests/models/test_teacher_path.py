@@ -1,4 +1,4 @@
-"""README, "From a teacher to a student": its file as printed, on messages of the embedded corpus, from an encoder."""
+"""docs/guides/distillation.md, "From a teacher to a student": its file as printed, on messages of the embedded corpus, from an encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def block(language: str) -> str:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "guides" / "distillation.md").read_text()
     section = text[text.index("## From a teacher to a student") :].split("\n## ")[0]
     (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
     return found
