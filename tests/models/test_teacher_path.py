@@ -1,4 +1,4 @@
-"""docs/guides/distillation.md, "From a teacher to a student": its file as printed, on messages of the embedded corpus, from an encoder."""
+"""docs/guides/distillation.md: its file as printed, on messages of the embedded corpus, from an encoder."""
 
 from __future__ import annotations
 
