@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
+import inspect
 import re
 import shlex
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+
+import amal_hf
+from amal_hf.cli import read_config
+from amal_hf.commands.train import DataConfig
+from amal_hf.corpus import SIZES
+from amal_hf.models.student import HUB_MODEL, default_model
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -44,9 +54,24 @@ def having(*languages: str) -> list[Any]:
     return [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES if blocks(p, *languages)]
 
 
+def ahead_of(text: str) -> list[str]:
+    """What a page shows and the package does not have yet; the list below shrinks to nothing, and goes."""
+    fields = {field.name for field in dataclasses.fields(DataConfig)}
+    model = str(inspect.signature(amal_hf.AMALTrainer.__init__).parameters["model"].annotation)
+    there = {
+        "Annotators(": hasattr(amal_hf, "Annotators"),
+        "annotators:": "annotators" in fields,
+        "save_run(": hasattr(amal_hf.AMALTrainer, "save_run"),
+        "suspects()": hasattr(amal_hf.AMALTrainer, "suspects"),
+        'model="sentence': "str" in model,
+        'corpus["clean"]': "clean" in SIZES,
+    }
+    return [name for name, here in there.items() if name in text and not here]
+
+
 def shorter(code: str) -> str:
-    """The same program on a few steps."""
-    return code.replace("num_train_epochs=3", "max_steps=2")
+    """The same program on a few steps, with the model that is installed."""
+    return code.replace("num_train_epochs=3", "max_steps=2").replace(HUB_MODEL, default_model())
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +87,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_model
 @pytest.mark.parametrize("page", having("python"))
-def test_python_runs(page, files, monkeypatch):
-    monkeypatch.chdir(files)
+def test_python_runs(page, request, monkeypatch):
+    if missing := ahead_of("".join(block.text for block in blocks(page, "python"))):
+        pytest.skip(f"not there yet: {missing}")
+    monkeypatch.chdir(request.getfixturevalue("files"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         exec(compile(shorter(block.text), f"{page.name}", "exec"), namespace)
@@ -71,8 +98,8 @@ def test_python_runs(page, files, monkeypatch):
 
 @pytest.mark.parametrize("page", having("yaml"))
 def test_yaml_is_a_configuration(page, tmp_path):
-    from amal_hf.cli import read_config
-
+    if missing := ahead_of("".join(block.text for block in blocks(page, "yaml"))):
+        pytest.skip(f"not there yet: {missing}")
     for block in blocks(page, "yaml"):
         given = yaml.safe_load(block.text)
         config = tmp_path / "config.yaml"
@@ -99,18 +126,26 @@ def test_commands_exist(page):
 
 
 def assert_flags(command: str, words: list[str], line: str) -> None:
-    flags = flags_of(command)
-    unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in flags]
+    assert command in generated().COMMANDS, line
+    given = [word for word in words if word.startswith("--")]
+    flags = flags_of(command) if given else set()
+    unknown = [flag for flag in given if flag.split("=")[0] not in flags]
     assert not unknown, f"{line}: no such flag: {unknown}"
 
 
 def flags_of(command: str) -> set[str]:
-    spec = importlib.util.spec_from_file_location("pages", DOCS / "_hooks" / "pages.py")
-    pages = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pages)
-    parser = pages.parser_of(command)
+    parser = generated().parser_of(command)
     assert parser is not None, command
     return {flag for action in parser._actions for flag in action.option_strings}
+
+
+@cache
+def generated() -> ModuleType:
+    """What makes the pages that are made at build time."""
+    spec = importlib.util.spec_from_file_location("pages", DOCS / "_hooks" / "pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_readme_is_short_and_first_things_come_first():
