@@ -42,4 +42,4 @@ def test_examples_stay_short_and_say_what_to_expect(path):
 def test_yaml_examples_are_read(tmp_path):
     for path in (ROOT / "examples").glob("*.yaml"):
         data, args, _ = read_config([str(path), "--data", "somewhere", "--output_dir", str(tmp_path), "--seed", "7"])
-        assert (data.data, args.seed, args.method) == ("somewhere", 7, "trust")
+        assert (data.data, args.seed, args.method) == ("somewhere", 7, "denoise")

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "amal_hf"
 
 # a word, and what is said instead (docs/glossary.md)
 NAMES = {
+    "recipe": "method",
     "recipes": "methods",
     "meta_dataset": "clean_dataset",
     "meta_rows": "clean_rows",

@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = load_corpus()
     (place / "messages").mkdir()
     write_csv(place / "messages" / "train.csv", corpus["train"].select(range(600)))
-    write_csv(place / "messages" / "validation.csv", corpus["meta"].select(range(100)), "label")
+    write_csv(place / "messages" / "validation.csv", corpus["clean"].select(range(100)), "label")
     write_csv(place / "messages" / "test.csv", corpus["test"].select(range(200)), "label")
     (place / "rules.py").write_text(block("py"))
     (place / "config.yaml").write_text(block("yaml"))

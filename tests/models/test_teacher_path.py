@@ -34,7 +34,7 @@ def test_the_file_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = load_corpus()
     keep = ["text", "label"]
-    for name, split, rows in (("train", "train", 640), ("validation", "meta", 100), ("test", "test", 300)):
+    for name, split, rows in (("train", "train", 640), ("validation", "clean", 100), ("test", "test", 300)):
         part = corpus[split].select_columns(keep).select(range(rows))
         with_names = [{"text": row["text"], "label": CLASSES[row["label"]]} for row in part]
         Path("messages").mkdir(exist_ok=True)
