@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 import amal_hf
-from amal_hf import AMALTrainer
-from amal_hf.corpus import SIZES
 
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -23,16 +21,16 @@ def test_there_are_five():
     assert len(NOTEBOOKS) == 5
 
 
-ahead = pytest.mark.skipif(
-    not hasattr(AMALTrainer, "suspects") or not hasattr(amal_hf, "Annotators") or "clean" not in SIZES,
-    reason="suspects(), Annotators or the corpus' split `clean` are not there yet",
-)
+def ahead(path: Path) -> None:
+    """Skips a notebook that shows what the package does not have yet."""
+    if "Annotators" in path.read_text() and not hasattr(amal_hf, "Annotators"):
+        pytest.skip("`Annotators` is not there yet")
 
 
-@ahead
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
+    ahead(path)
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
     spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
     module = importlib.util.module_from_spec(spec)
@@ -41,9 +39,9 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     assert any(cell.get("outputs") for cell in notebook.cells)
 
 
-@ahead
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_kept_as_it_ran(path):
+    ahead(path)
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells), "make notebooks"
     assert not any(output["output_type"] == "error" for cell in cells for output in cell["outputs"])

@@ -16,6 +16,10 @@ PACKAGE = Path(__file__).parents[2] / "amal_hf"
 NAMES = {
     "recipe": "method",
     "recipes": "methods",
+    "evidence": "log_posterior, denoising",
+    "with_evidence": "the trainer prepares its rows itself",
+    "denoised": "corrected_dataset",
+    "slow": "a mean teacher is no source here",
     "meta_dataset": "clean_dataset",
     "meta_rows": "clean_rows",
     "meta_split": "clean_split",
@@ -44,6 +48,7 @@ PROSE = {
     "recipe": "method",
     "silent": "abstains",
     "heard": "used",
+    "skill": "adjusted balanced accuracy",
     r"floor \d": "modules import what they need, and no circle",
     r"METHODS,? E\d": "docs/method.md (E1)",
 }
