@@ -493,11 +493,11 @@ def test_minilm_teaches_two_of_its_layers(tmp_path):
 
     corpus = load_corpus()
     columns = ["text", "label"]
-    parts = DatasetDict({k: corpus[k].select_columns(columns) for k in ("train", "meta", "selection", "test")})
+    parts = DatasetDict({k: corpus[k].select_columns(columns) for k in ("train", "clean", "selection", "test")})
     parts = DatasetDict({k: part.shuffle(seed=0).select(range(min(240, len(part)))) for k, part in parts.items()})
     parts.save_to_disk(tmp_path / "data")
     given = {
-        "data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "clean_split": "meta",
+        "data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "clean_split": "clean",
         "selection_split": "selection", "teacher": default_model(), "student": {**FROM, "layers": [0, 3]},
         "teacher_epochs": 5, "teacher_learning_rate": 3e-4, "max_length": 32, "num_train_epochs": 4,
         "learning_rate": 5e-4, "report_to": "none", "use_cpu": True, "save_strategy": "no",
