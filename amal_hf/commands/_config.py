@@ -96,7 +96,7 @@ def _file(argv: Sequence[str]) -> tuple[str, list[str]]:
     if rest and not rest[0].startswith("-"):
         named.append(rest.pop(0))
     while (at := next((i for i, each in enumerate(rest) if each.split("=")[0] == "--config"), None)) is not None:
-        flag, _, value = rest.pop(at).partition("=")
+        _, _, value = rest.pop(at).partition("=")
         if not value and (at >= len(rest) or rest[at].startswith("-")):
             raise ValueError("`config`: expected a file after the flag, found none. Name CONFIG.yaml.")
         named.append(value or rest.pop(at))
@@ -148,8 +148,8 @@ def _checkpoint(args: AMALConfig) -> str | None:
         said = found
     if not (Path(said) / STATE).is_file():
         raise FileNotFoundError(
-            f"`resume_from_checkpoint`: expected a checkpoint's folder, found no {STATE} in {said!r}. Name one, or true "
-            "for the last of `output_dir`."
+            f"`resume_from_checkpoint`: expected a checkpoint's folder, found no {STATE} in {said!r}. Name one, or "
+            "true for the last of `output_dir`."
         )
     return said
 
@@ -195,7 +195,9 @@ def _check_source(name: str, options: Any, where: str) -> None:
         if key == "loss":
             continue
         if not isinstance(key, str) or key not in taken:
-            raise no_such(f"{name}.{key}", [f"{name}.{each}" for each in (*taken, "loss")], where, "the name of an argument")
+            raise no_such(
+                f"{name}.{key}", [f"{name}.{each}" for each in (*taken, "loss")], where, "the name of an argument"
+            )
         hint = types.get(key, Any)
         if isinstance(value, list) and "tuple" in str(hint):
             value = tuple(value)

@@ -52,7 +52,9 @@ def read_flags(command: str, kinds: Sequence[type], argv: Sequence[str]) -> dict
         action.required, action.default, action.type, action.choices = False, argparse.SUPPRESS, None, None
     space, unknown = parser.parse_known_args([*argv])
     if unknown:
-        known = [flag for action in parser._actions for flag in action.option_strings if "_" in flag or "-" not in flag[2:]]
+        known = [
+            flag for action in parser._actions for flag in action.option_strings if "_" in flag or "-" not in flag[2:]
+        ]
         what = unknown[0].split("=")[0]
         told = near(what, known) if what.startswith("-") else "Flags begin with --."
         raise ValueError(

@@ -18,7 +18,9 @@ MOST = 2**31 - 1
 
 COUNT, AMOUNT, SHARE = (1, MOST), (0.0, math.inf), (0.0, 1.0)
 BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), COUNT),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), COUNT
+    ),
     **dict.fromkeys(("max_length", "save_total_limit", "eval_accumulation_steps", "batch_size"), COUNT),
     **dict.fromkeys(("dataloader_prefetch_factor", "torch_empty_cache_steps", "num_workers"), COUNT),
     **dict.fromkeys(("num_hidden_layers", "dataloader_num_workers", "num_proc"), (0, 1024)),

@@ -226,6 +226,8 @@ def train_run(
     Where neither a method nor anything else of the mixture was given (and no temperature is to be learned), the run
     follows method "denoise": what that needs beforehand is at hand here.
 
+    Where `args.resume_from_checkpoint` names a checkpoint's folder, the run goes on from there.
+
     Args:
         prepare: called with the trainer before training, e.g. to add callbacks.
 
@@ -243,14 +245,24 @@ def train_run(
     given |= {"train_dataset": parts["train"], "clean_dataset": parts["meta"]}
     given = add_evidence(**given) if args.mixing == "corrected" else given
     parts = {**parts, "train": given["train_dataset"], "meta": given["clean_dataset"]}
-    trainer = AMALTrainer(**given, eval_dataset=parts.get("selection"), compute_metrics=classification_metrics)
+    trainer = _Finishing(**given, eval_dataset=parts.get("selection"), compute_metrics=classification_metrics)
     prepare(trainer)
     started = time.perf_counter()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data.final_epochs > 0:
         clean = parts["meta"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
     return trainer, write_run(trainer, parts, time.perf_counter() - started)
+
+
+class _Finishing(AMALTrainer):
+    """A trainer that trains no step after its last: gone on from the end of a run, it is where that run was."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        elif self.is_world_process_zero():
+            print(f"All {self.state.max_steps} steps were trained before: none is trained now.", flush=True)
 
 
 def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, dict[str, float]]:

@@ -17,7 +17,8 @@ from planted import make_losses, make_rows, make_student
 from transformers import TrainingArguments
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, LossStack, Shared
-from amal_hf.cli import main, read_config
+from amal_hf.cli import main
+from amal_hf.commands._config import read_config
 from amal_hf.commands.train import DataConfig, divide, load_student, source_losses
 from amal_hf.data.load import hold_out, load_splits, name_classes
 
