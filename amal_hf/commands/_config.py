@@ -56,7 +56,7 @@ def read_config(argv: Sequence[str]) -> tuple[DataConfig, AMALConfig, dict[str, 
         if "`" in str(error) and isinstance(error, ValueError):
             raise
         raise ValueError(
-            f"`CONFIG.yaml`: expected settings that go together, found: {str(error).strip()} Change one of them."
+            f"`CONFIG.yaml`: expected settings that go together, found: {str(error).strip(' .')}. Change one of them."
         ) from error
     args.resume_from_checkpoint = _checkpoint(args)
     return data, args, _sources(sources, data, _where(path, lines, "sources"))
