@@ -71,7 +71,9 @@ def _answered(command: str, argv: Sequence[str]) -> int:
         if os.environ.get(TRACEBACK) or not _of_the_user(error):
             raise
         told, status = cause(error), 2
-        if "`" not in told:
+        if type(error).__module__.startswith("datasets"):
+            told = f"`data`: expected rows that can be read, found: {told}. Mend the file, or save it as UTF-8."
+        elif "`" not in told:
             told += f" (where: {TRACEBACK}=1 amal-hf {command} ...)"
     print(f"amal-hf {command}: {told}", file=sys.stderr)
     return status

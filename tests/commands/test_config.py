@@ -140,7 +140,11 @@ def test_other_commands_know_their_flags(command, capsys):
 
 def test_words_stay_words_and_numbers_numbers(written):
     data, args, _ = read_config(
-        [written("learning_rate: 5e-4\nclasses: [no, yes, 007, 2020-01-01]\neval_strategy: no\nfreeze_embeddings: yes\n")]
+        [
+            written(
+                "learning_rate: 5e-4\nclasses: [no, yes, 007, 2020-01-01]\neval_strategy: no\nfreeze_embeddings: yes\n"
+            )
+        ]
     )
     assert args.learning_rate == 5e-4
     assert data.classes == ["no", "yes", "007", "2020-01-01"]
