@@ -29,8 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from amal_hf._types import ROW_ID, Outputs
-    from amal_hf.beforehand import with_evidence
-    from amal_hf.config import METHODS, AMALConfig
+    from amal_hf.config import AMALConfig
     from amal_hf.losses import (
         Agreement,
         BinaryCrossEntropy,
@@ -42,9 +41,9 @@ if TYPE_CHECKING:
         Loss,
         LossStack,
         MajorityVote,
-        SlowCopy,
         SquaredError,
     )
+    from amal_hf.methods import METHODS
     from amal_hf.metrics import (
         ECE,
         METRICS,
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
         regression_metrics,
     )
     from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
-    from amal_hf.run_folder.corrected import denoised
     from amal_hf.trainer import AMALTrainer
 
 __version__ = "0.1.0"
@@ -84,23 +82,18 @@ __all__ = [
     "Outputs",
     "Rows",
     "Shared",
-    "SlowCopy",
     "SquaredError",
     "Table",
     "Trust",
     "classification_metrics",
-    "denoised",
     "multi_label_metrics",
     "regression_metrics",
-    "with_evidence",
 ]
 
 # Names are imported when they are first asked for: a command line's help needs none of them.
 _HOMES = {
     "ROW_ID": "amal_hf._types",
     "Outputs": "amal_hf._types",
-    "with_evidence": "amal_hf.beforehand",
-    "METHODS": "amal_hf.config",
     "AMALConfig": "amal_hf.config",
     "Agreement": "amal_hf.losses",
     "BinaryCrossEntropy": "amal_hf.losses",
@@ -112,8 +105,8 @@ _HOMES = {
     "Loss": "amal_hf.losses",
     "LossStack": "amal_hf.losses",
     "MajorityVote": "amal_hf.losses",
-    "SlowCopy": "amal_hf.losses",
     "SquaredError": "amal_hf.losses",
+    "METHODS": "amal_hf.methods",
     "ECE": "amal_hf.metrics",
     "METRICS": "amal_hf.metrics",
     "Accuracy": "amal_hf.metrics",
@@ -127,7 +120,6 @@ _HOMES = {
     "Shared": "amal_hf.mixing",
     "Table": "amal_hf.mixing",
     "Trust": "amal_hf.mixing",
-    "denoised": "amal_hf.run_folder.corrected",
     "AMALTrainer": "amal_hf.trainer",
 }
 

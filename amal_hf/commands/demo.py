@@ -67,6 +67,7 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     corpus = load_corpus(config.seed)
     parts = DatasetDict({name: tokenized(split, tokenizer, ["text"], 64) for name, split in corpus.items()})
+    parts["clean"] = parts.pop("meta")
     losses = source_losses(data)
     print(
         f"{len(parts['train'])} training rows, {len(parts['train'].features['label'].names)} classes; 40 % of their "
@@ -75,8 +76,9 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
         flush=True,
     )
     # the incumbents train on the clean rows as well, as the learned run does, and as often
-    share = gold_share(len(parts["meta"]), len(parts["train"]))
-    given = {**parts, "train": with_gold(parts["train"], parts["meta"], share)}
+    share, classes = gold_share(len(parts["clean"]), len(parts["train"])), parts["clean"].features["label"]
+    labels = torch.as_tensor(parts["clean"]["label"][:])
+    given = {**parts, "train": with_gold(parts["train"], parts["clean"], labels, classes.num_classes, share)}
     mix = partial(_fixed, given, data, config, {**losses, "gold": CrossEntropy(GOLD)})
     equal = mix("equal mix", 0.5)
     table = [mix("label only", 0.0), equal, _best_alpha(equal, mix)]
@@ -122,13 +124,13 @@ def _fixed(
     with tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
         trainer = AMALTrainer(
-            model=load_student(data.model, parts["meta"].features["label"].names, data.num_hidden_layers, True),
+            model=load_student(data.model, parts["clean"].features["label"].names, data.num_hidden_layers, True),
             args=_settings(
                 config, scratch, method="fixed", mixing_start=[weights.get(source, alpha) for source in sources]
             ),
             losses=losses,
             train_dataset=parts["train"],
-            clean_dataset=parts["meta"],
+            clean_dataset=parts["clean"],
             eval_dataset=parts["selection"],
             processing_class=AutoTokenizer.from_pretrained(data.model),
             compute_metrics=classification_metrics,

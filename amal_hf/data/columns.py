@@ -16,11 +16,10 @@ from datasets import Dataset
 from torch import Tensor
 
 from amal_hf import _checks
-from amal_hf._types import ROW_ID
+from amal_hf._types import LABELS, ROW_ID
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 
-LABELS = "labels"
 LABEL_ALIASES = ("label", "label_ids")
 
 
@@ -304,6 +303,7 @@ class SourceCollator:
         columns: columns read by losses, and `row_id`.
         example: a row without missing values, from which list-valued columns get their width and type.
         task: where it has no classes, labels are floats whatever their column holds.
+        votes: those of the columns that hold votes; every other list holds real numbers, whatever their type.
 
     Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
     """
@@ -314,12 +314,12 @@ class SourceCollator:
         columns: Sequence[str],
         example: Mapping[str, Any],
         task: str = SINGLE_LABEL,
+        votes: Sequence[str] = (),
     ) -> None:
         self.inner, self.columns, self.task = inner, tuple(columns), task
         lists = {c: np.asarray(example[c]) for c in columns if c in example and np.ndim(example[c]) > 0}
         self.blanks = {
-            c: np.full(v.shape, -1) if v.dtype.kind in "iu" else np.full(v.shape, np.nan, np.float32)
-            for c, v in lists.items()
+            c: np.full(v.shape, -1) if c in votes else np.full(v.shape, np.nan, np.float32) for c, v in lists.items()
         }
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
@@ -340,8 +340,16 @@ class SourceCollator:
         """The sources' columns alone, without tokens."""
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
         return {
-            c: self._stack([row.get(c) for row in renamed], self.blanks.get(c)) for c in self.columns if c in renamed[0]
+            c: self._stack([row.get(c) for row in renamed], self._blank(c, renamed))
+            for c in self.columns
+            if c in renamed[0]
         }
+
+    def _blank(self, column: str, rows: list[dict[str, Any]]) -> np.ndarray | None:
+        if column not in self.blanks:  # a column that was made since
+            found = next((row[column] for row in rows if row.get(column) is not None), None)
+            return None if np.ndim(found) == 0 else np.full(np.shape(found), np.nan, np.float32)
+        return self.blanks[column]
 
     def _stack(self, values: list[Any], blank: np.ndarray | None) -> Tensor:
         if blank is None:

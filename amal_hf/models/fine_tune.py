@@ -37,7 +37,7 @@ def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig)
     """What the teachers say of the training and of the clean rows, as columns `NAME_logits` `[C]`.
 
     Args:
-        parts: `train`, with a `label` only where it is a source, `meta` (the clean rows), and any other split.
+        parts: `train`, with a `label` only where it is a source, `clean` (the clean rows), and any other split.
         config: as `find_models` returns it.
         args: of the run; teachers read the same text columns, to the same length, in the same precision.
 
@@ -52,11 +52,11 @@ def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig)
         opened, folder = Teacher.open(name, headless=True), Path(args.output_dir) / "teacher"
         if not opened.is_classifier:
             folder = folder if len(config.teachers) == 1 else folder / called
-            name = _fine_tuned(opened, parts["train"], parts["meta"].features["label"].names, config, args, folder)
+            name = _fine_tuned(opened, parts["train"], parts["clean"].features["label"].names, config, args, folder)
         ready.append(name)
     reading = TeachConfig(
         text_columns=args.text_columns,
-        splits=["meta", "train"],  # the clean rows say the task and its classes: training rows may have no label
+        splits=["clean", "train"],  # the clean rows say the task and its classes: training rows may have no label
         names=config.teacher_names,
         max_length=args.max_length,
         batch_size=args.per_device_eval_batch_size,

@@ -33,8 +33,8 @@ def good(place: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "data": str(place / "corpus"), "model": str(place / "student"), "output_dir": str(tmp_path / "run"),
         "votes_column": "weak_labels", "teacher_columns": ["teacher_logits"], "classes": planted.NAMES,
-        "clean_split": "validation", "selection_rows": 12, "max_steps": 6, "report_to": "none", "use_cpu": True, "seed": 3,
-        "per_device_train_batch_size": 8, "save_strategy": "no", "learning_rate": 1e-3,
+        "clean_split": "validation", "selection_rows": 12, "max_steps": 6, "report_to": "none",
+        "use_cpu": True, "seed": 3, "per_device_train_batch_size": 8, "save_strategy": "no", "learning_rate": 1e-3,
     }  # fmt: skip
 
 

@@ -16,9 +16,8 @@ HEAVY = ("torch", "transformers", "datasets", "numpy", "pandas")
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["tarin"], ["report", "--help"], ["denoise", "--help"]])
 def test_answers_without_a_model_library(argv):
-    code = (
-        f"import sys; from amal_hf.cli import main; main({argv!r}); print([m for m in {HEAVY!r} if m in sys.modules])"
-    )
+    code = f"import sys; from amal_hf.cli import main; main({argv!r})"
+    code += f"; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
