@@ -129,7 +129,7 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
     said = values.get("resume_from_checkpoint")
     if isinstance(said, str) and said.lower() in ("true", "false"):
         said = said.lower() == "true"
-    values["resume_from_checkpoint"] = {True: "true", False: None}.get(said, said)
+    values["resume_from_checkpoint"] = "true" if said is True else said or None
     return values
 
 

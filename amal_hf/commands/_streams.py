@@ -71,7 +71,7 @@ def warn_once() -> None:
 
     def new(record: logging.LogRecord) -> bool:
         told = record.getMessage()
-        return not (record.levelno == logging.WARNING and (told in said or said.add(told)))  # type: ignore[func-returns-value]
+        return not (record.levelno == logging.WARNING and (told in said or said.add(told)))
 
     class Once(logging.StreamHandler):  # type: ignore[type-arg]
         """The root's: what no library prints by itself."""

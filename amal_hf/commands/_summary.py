@@ -64,10 +64,10 @@ def _labels(run_dir: Path, classes: list[str]) -> list[str]:
         return [f"labels    none were given; corrected: {told}"]
     before, labelled = Counter(given.tolist()), given >= 0
     wrong = int((given[labelled] != now[labelled]).sum())
-    told = [f"labels    {wrong} of {int(labelled.sum())} given labels look wrong ({wrong / labelled.sum():.1%})"]
+    lines = [f"labels    {wrong} of {int(labelled.sum())} given labels look wrong ({wrong / labelled.sum():.1%})"]
     width = max(len("class"), *(len(name) for name in classes))
-    told.append(f"          {'class':{width}s}  before   after")
-    return told + [f"          {name:{width}s}  {before[i]:6d}  {after[i]:6d}" for i, name in enumerate(classes)]
+    lines.append(f"          {'class':{width}s}  before   after")
+    return lines + [f"          {name:{width}s}  {before[i]:6d}  {after[i]:6d}" for i, name in enumerate(classes)]
 
 
 def _column(rows: Any, name: str) -> np.ndarray:

@@ -84,4 +84,5 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
             raise ValueError(
                 f"`{key}`: expected the name of a field, found {key!r} in {str(path)!r}. Write `field: value`."
             )
-    return given, {key.value: key.start_mark.line + 1 for key, _ in node.value}
+    lines = node.value if isinstance(node, yaml.MappingNode) else []
+    return given, {key.value: key.start_mark.line + 1 for key, _ in lines}
