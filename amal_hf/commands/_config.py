@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import log_levels
 
 from amal_hf.commands._flags import describe, hints, read_flags
 from amal_hf.commands._values import checked, near, no_such
@@ -23,6 +25,12 @@ from amal_hf.models.student import ModelConfig
 STATE = "trainer_state.json"
 MEASURED = ("loss", "accuracy", "macro_f1", "ece")
 SAYS = ("train_on_labels", "votes_column", "teacher_columns", "temperature")
+CHOICES = {
+    "log_level": (*log_levels, "passive"),
+    "log_level_replica": (*log_levels, "passive"),
+    "report_to": ("all", "none", *INTEGRATION_TO_CALLBACK),
+}
+"""Words that `TrainingArguments` asks for in fields that take any."""
 USUAL = (
     "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size",
     "gradient_accumulation_steps", "learning_rate", "warmup_steps", "weight_decay", "eval_strategy", "save_strategy",
@@ -52,7 +60,7 @@ def read_config(argv: Sequence[str]) -> tuple[DataConfig, AMALConfig, dict[str, 
     data = DataConfig(**{name: value for name, value in values.items() if name in ours})
     try:
         args = AMALConfig(**{name: value for name, value in values.items() if name not in ours})
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
         if "`" in str(error) and isinstance(error, ValueError):
             raise
         raise ValueError(
@@ -120,6 +128,12 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
             f"`metric_for_best_model`: expected one of {', '.join(MEASURED)}, found {metric!r}. "
             + near(metric.removeprefix("eval_"), MEASURED)
         )
+    for name, known in CHOICES.items():
+        for each in values.get(name) if isinstance(values.get(name), list) else [values.get(name)]:
+            if each is not None and each not in known:
+                raise ValueError(
+                    f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + near(str(each), known)
+                )
     if "temperature" in values:
         values["temperature"] = str(values["temperature"])
     if isinstance(values.get("teachers"), str):

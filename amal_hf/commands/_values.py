@@ -84,6 +84,7 @@ def from_flag(name: str, said: Any, hint: Any, read: Any) -> Any:
 
 def no_such(name: str, known: Collection[str], where: str, kind: str = "the name of a field") -> ValueError:
     """The error of a name that is not known, with the nearest that is."""
+    name = name if name.strip() else repr(name)
     return ValueError(f"`{name}`: expected {kind}, found none of that name{_at(where)}. " + near(name, known))
 
 
