@@ -73,11 +73,12 @@ def _answered(command: str, argv: Sequence[str]) -> int:
         told, status = cause(error), 2
         if type(error).__module__.startswith("datasets"):
             told = f"`data`: expected rows that can be read, found: {told}. Mend the file, or save it as UTF-8."
-        elif "`" not in told:
+        elif not told.startswith("`"):
+            what = argv[0] if argv else command
             told = (
-                f"`{argv[0] if argv else command}`: expected what this machine and its libraries can run, found: {told}. "
-                f"Change it, or see where by {TRACEBACK}=1 amal-hf {command} ..."
+                f"`{what}`: expected what this machine and its libraries can run, found: {told.rstrip('.')}. Change it"
             )
+            told += f", or see where by {TRACEBACK}=1 amal-hf {command} ..."
     print(f"amal-hf {command}: {told}", file=sys.stderr)
     return status
 

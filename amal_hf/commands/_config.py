@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def read_config(argv: Sequence[str]) -> tuple[DataConfig, AMALConfig, dict[str, 
     try:
         args = AMALConfig(**{name: value for name, value in values.items() if name not in ours})
     except (ValueError, TypeError, KeyError, OSError, ImportError, RuntimeError) as error:
-        if "`" in str(error) and isinstance(error, ValueError):
+        if re.match(r"`\w+`: ", str(error)):
             raise
         raise ValueError(
             f"`CONFIG.yaml`: expected settings that go together, found: {str(error).strip(' .')}. Change one of them."
