@@ -70,10 +70,16 @@ def _answered(command: str, argv: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get(TRACEBACK) or not _of_the_user(error):
             raise
+        from amal_hf._files import could_not_write
+
         told, status = cause(error), 2
         if type(error).__module__.startswith("datasets"):
             told = f"`data`: expected rows that can be read, found: {told}. Mend the file, or save it as UTF-8."
-        elif not told.startswith("`"):
+        elif told.startswith("`"):
+            pass
+        elif could_not_write(error):  # a cache, or a file that a library keeps for itself
+            told = f"`disk`: expected room to write, found: {told}. Make room where HF_HOME and TMPDIR lead."
+        else:
             what = argv[0] if argv else command
             told = (
                 f"`{what}`: expected what this machine and its libraries can run, found: {told.rstrip('.')}. Change it"
@@ -119,8 +125,15 @@ def _settings_of(command: str) -> type:
     return LabelConfig
 
 
+def read_by_run(data: Any, config: str) -> dict[str, Any]:
+    """What a run reads from this disk, by argument."""
+    models = {name: getattr(data, name) for name in ("model", "student", "teacher", "teachers")}
+    return {"data": data.data, **{k: v for k, v in models.items() if isinstance(v, (str, list))}, "CONFIG.yaml": config}
+
+
 def _train(argv: Sequence[str]) -> int:
-    from amal_hf.commands._config import read_config
+    from amal_hf._files import run_folder
+    from amal_hf.commands._config import config_file, read_config
     from amal_hf.commands._streams import Terminated
     from amal_hf.commands._summary import summary
     from amal_hf.commands.train import prepare, train_run
@@ -129,10 +142,12 @@ def _train(argv: Sequence[str]) -> int:
     data, args, sources = read_config(argv)
     if not data.data:
         raise ValueError("`data`: expected a value in CONFIG.yaml or as --data, found none. Name your rows.")
+    read, resumes = read_by_run(data, config_file(argv)), args.resume_from_checkpoint
     try:
-        data, parts, losses = prepare(data, args, sources)
-        trainer, metrics = train_run(parts, data, args, losses)
-        page = write_report(args.output_dir) if trainer.is_world_process_zero() else None
+        with run_folder(args.output_dir, "train", read, resumes, args.process_index == 0):
+            data, parts, losses = prepare(data, args, sources)
+            trainer, metrics = train_run(parts, data, args, losses)
+            page = write_report(args.output_dir) if trainer.is_world_process_zero() else None
     except (KeyboardInterrupt, Terminated) as stop:
         stop.add_note(_whole(args.output_dir))
         raise
@@ -154,6 +169,7 @@ def _whole(output_dir: str | None) -> str:
 
 
 def _label(argv: Sequence[str]) -> int:
+    from amal_hf._files import check_output
     from amal_hf.commands._flags import settings
     from amal_hf.data.load import load_splits, name_classes
     from amal_hf.labeling import LabelConfig, label_splits, load_functions
@@ -163,6 +179,8 @@ def _label(argv: Sequence[str]) -> int:
     config = settings("label", LabelConfig, given[len(sought) :])
     if len(sought) < 2:
         raise ValueError(f"`LFS.py DATA`: expected a Python file and a data set, found {given[:2]}. Name both first.")
+    if config.output_dir:
+        check_output(config.output_dir, "label", {"LFS.py": sought[0], "DATA": sought[1]})
     functions = load_functions(sought[0])
     splits = name_classes(load_splits(sought[1]), config.label_column, config.classes or None)
     tables, judged = label_splits(functions, splits, config)

@@ -99,6 +99,11 @@ def train_help(everything: bool = False) -> str:
     )
 
 
+def config_file(argv: Sequence[str]) -> str:
+    """The path of CONFIG.yaml that a command line names; "": none."""
+    return _file(argv)[0]
+
+
 def _file(argv: Sequence[str]) -> tuple[str, list[str]]:
     """The path of CONFIG.yaml ("": none was named), and what else was said."""
     named, rest = [], [*argv]

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from amal_hf import _checks
-from amal_hf._files import write_json, write_tensors
+from amal_hf._files import parts_of_run, write_json, write_tensors
 from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import LABEL_ALIASES, check_said, guard_splits, weights_dataset, with_row_ids
@@ -244,6 +244,7 @@ def train_run(
     args: AMALConfig,
     losses: Mapping[str, Loss],
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
+    command: str = "train",
 ) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
@@ -251,6 +252,7 @@ def train_run(
 
     Args:
         prepare: called with the trainer before training, e.g. to add callbacks.
+        command: whose run it is; it signs the folder.
 
     Returns:
         the trainer, and the metrics by split.
@@ -276,7 +278,7 @@ def train_run(
     if data.final_epochs > 0:
         clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
-    return trainer, write_run(trainer, parts, time.perf_counter() - started)
+    return trainer, write_run(trainer, parts, time.perf_counter() - started, command)
 
 
 class _Finishing(AMALTrainer):
@@ -289,18 +291,39 @@ class _Finishing(AMALTrainer):
             print(f"All {self.state.max_steps} steps were trained before: none is trained now.", flush=True)
 
 
-def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, dict[str, float]]:
-    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`.
+def write_run(
+    trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float, command: str = "train"
+) -> dict[str, dict[str, float]]:
+    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`: all of it, or nothing.
 
     Returns:
         the metrics of the selection rows and of the test rows, where there are any.
     """
-    run_dir = Path(trainer.args.output_dir)
-    trainer.save_model()
     metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
     explained = annotate_rows(trainer)  # every process predicts its share
-    if not trainer.is_world_process_zero():
-        return metrics
+    name, leads = Path(trainer.args.output_dir).name, trainer.is_world_process_zero()
+    with parts_of_run(trainer.args.output_dir, command, leads, trainer.accelerator.wait_for_everyone) as run_dir:
+        trainer.save_model(str(run_dir), _internal_call=True)
+        if leads:
+            _write_parts(trainer, parts, explained, metrics, seconds, run_dir)
+            given, trainer.args.output_dir = trainer.args.output_dir, str(run_dir)
+            try:  # the card is written where the arguments say
+                trainer.create_model_card(model_name=name, tasks="text-classification")
+            finally:
+                trainer.args.output_dir = given
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _write_parts(
+    trainer: AMALTrainer,
+    parts: Mapping[str, Dataset],
+    explained: Dataset,
+    metrics: Mapping[str, Any],
+    seconds: float,
+    run_dir: Path,
+) -> None:
     write_json(run_dir / "metrics.json", metrics)
     rows = len(parts["train"])  # the user's own; the clean rows stand behind them
     ids, weights = trainer.weigher.positions.ids[:rows], trainer.weigher.history.last_weights()[:rows]
@@ -313,8 +336,6 @@ def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
     write_teacher_table(run_dir)
-    trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
-    return metrics
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+
+from amal_hf._files import check_writable
 
 SPLIT_NAMES = {
     "train": ("train",),
@@ -51,6 +54,7 @@ def load_splits(data: str) -> DatasetDict:
             f"`data`: expected a file, a folder or a name on the Hub, found no {data!r}. Check the path: it is read "
             f"relative to {Path.cwd()}."
         )
+    check_writable("HF_HOME", datasets.config.HF_DATASETS_CACHE)
     return load_dataset(data)
 
 
@@ -62,6 +66,7 @@ def _file(path: Path) -> Dataset:
     reader = READERS.get(_suffix(path))
     if reader is None:
         raise ValueError(f"`data`: expected one of {sorted(READERS)} (or .gz of these), found {path.name!r}.")
+    check_writable("HF_HOME", datasets.config.HF_DATASETS_CACHE)
     table = load_dataset(reader, data_files=str(path), split="train")
     matrices = _matrices(path)
     return _with_votes(table, matrices, path) if matrices else table
