@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets import ClassLabel, DatasetDict, Value
-from transformers import HfArgumentParser
 
 from amal_hf._files import check_output, replaced_folder, write_json
+from amal_hf.commands._flags import settings
 from amal_hf.data.load import load_splits, name_classes
 from amal_hf.models.read_teachers import TeachConfig, teach_splits
 
@@ -19,7 +19,7 @@ USAGE = "amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT"
 def run(argv: Sequence[str]) -> int:
     """`amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT [--field value ...]`."""
     count = next((i for i, each in enumerate(argv) if each.startswith("-")), len(argv))
-    (config,) = HfArgumentParser(TeachConfig, prog=USAGE).parse_args_into_dataclasses(list(argv[count:]))
+    config = settings("teach", TeachConfig, argv[count:])
     *teachers, data = argv[:count] or [""]
     if not teachers or not config.output_dir:
         raise ValueError(f"`TEACHER DATA`: expected teachers, then a data set, and --output_dir. Usage: {USAGE}")

@@ -248,6 +248,8 @@ def train_run(
 ) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
+    Where `args.resume_from_checkpoint` names a checkpoint's folder, the run goes on from there.
+
     Args:
         prepare: called with the trainer before training, e.g. to add callbacks.
         command: whose run it is; it signs the folder.
@@ -260,7 +262,7 @@ def train_run(
     guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
     set_seed(args.seed)
     student, tokenizer = make_student(data, classes)
-    trainer = AMALTrainer(
+    trainer = _Finishing(
         model=student,
         args=args,
         losses=losses,
@@ -272,11 +274,21 @@ def train_run(
     )
     prepare(trainer)
     started = time.perf_counter()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data.final_epochs > 0:
         clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
     return trainer, write_run(trainer, parts, time.perf_counter() - started, command)
+
+
+class _Finishing(AMALTrainer):
+    """A trainer that trains no step after its last: gone on from the end of a run, it is where that run was."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        elif self.is_world_process_zero():
+            print(f"All {self.state.max_steps} steps were trained before: none is trained now.", flush=True)
 
 
 def write_run(

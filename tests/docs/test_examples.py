@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amal_hf.cli import read_config
+from amal_hf.commands._config import read_config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(p for p in (ROOT / "examples").glob("0*.py"))

@@ -17,7 +17,8 @@ from planted import make_losses, make_rows, make_student
 from transformers import TrainingArguments
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, LossStack, Shared
-from amal_hf.cli import main, read_config
+from amal_hf.cli import main
+from amal_hf.commands._config import read_config
 from amal_hf.commands.train import DataConfig, divide, load_student, source_losses
 from amal_hf.data.load import hold_out, load_splits, name_classes
 
@@ -335,8 +336,8 @@ BAD_SETTINGS: dict[str, dict[str, Any]] = {
     "clean_rows": {"clean_rows": 60},
     "classes": {"classes": ["air", "sea"]},
     "sources.x.loss": {"sources": {"x": {"loss": "hinge"}}},
-    "sources.x": {"sources": {"x": {"loss": "entropy", "colour": 1}}},
-    "CONFIG.yaml": {"learning_rat": 1e-3},
+    "sources.x.colour": {"sources": {"x": {"loss": "entropy", "colour": 1}}},
+    "learning_rat": {"learning_rat": 1e-3},
     "mixing_start": {"mixing_start": [1.0, 0.5, 0.2, 0.1]},
     "data": {"data": "./no/such/folder"},
     "model": {"model": "no/such-model"},

@@ -21,7 +21,8 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from amal_hf import AMALTrainer
-from amal_hf.cli import main, read_config
+from amal_hf.cli import main
+from amal_hf.commands._config import read_config
 from amal_hf.commands.train import prepare, train_run
 from amal_hf.models import teacher_cache as cache
 
