@@ -14,8 +14,8 @@ from transformers.utils import logging
 from amal_hf import _checks
 from amal_hf._types import RowFunction
 from amal_hf.config import DEFAULTS, WITHOUT_CLASSES, AMALConfig
+from amal_hf.data.classes import name_classes
 from amal_hf.data.columns import LABEL_ALIASES, LABELS, check_labelled, check_said, label_column
-from amal_hf.data.load import name_classes
 from amal_hf.data.validate import check_arguments, check_columns, first_row
 from amal_hf.denoising import GOLD, PROBE, add_posterior, adjusted_balanced_accuracy, gold_share, with_gold
 from amal_hf.labeling.votes import check_functions

@@ -95,7 +95,8 @@ def _train(argv: Sequence[str]) -> int:
 
 
 def _label(argv: Sequence[str]) -> int:
-    from amal_hf.data.load import load_splits, name_classes
+    from amal_hf.data.classes import name_classes
+    from amal_hf.data.load import load_splits
     from amal_hf.labeling import LabelConfig, label_splits, load_functions
 
     given = list(argv)

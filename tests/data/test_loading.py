@@ -13,7 +13,9 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from planted import NAMES, make_rows
 
 from amal_hf.commands.train import DataConfig, divide
-from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
+from amal_hf.data.split import hold_out
 
 ROWS: list[dict[str, Any]] = [
     {"text": "wind and rain", "label": "air", "weak_labels": [0, -1]},

@@ -19,7 +19,9 @@ from transformers import TrainingArguments
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, LossStack, Shared
 from amal_hf.cli import main, read_config
 from amal_hf.commands.train import DataConfig, divide, load_student, source_losses
-from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
+from amal_hf.data.split import hold_out
 
 
 def changed(column: str, values: Any, seed: int = 0) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from amal_hf.data.load import load_splits, name_classes, same_classes
+from amal_hf.data.classes import name_classes, same_classes
+from amal_hf.data.load import load_splits
 from amal_hf.labeling.checks import VoteWarning
 from amal_hf.labeling.formats import join_columns, labelled_subset, votes_from_columns
 
