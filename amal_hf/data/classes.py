@@ -115,7 +115,7 @@ class ClassReader:
         """What to tell of spellings (and their rows) that are no class."""
         told = []
         for text, rows in Counter(odd).most_common(5):
-            near = difflib.get_close_matches(text.casefold(), self._loose, 1, 0.5)
+            near = difflib.get_close_matches(text.casefold(), [key for key in self._loose if key], 1, 0.5)
             hint = f", nearest {self.names[self._loose[near[0]]]!r}" if near else ""
             told.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
         more = f" and {len(odd) - 5} more spellings" if len(odd) > 5 else ""
@@ -186,7 +186,7 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
         )
     if all(re.fullmatch(r"0|[1-9]\d*", text) for text in counts):
         return _positions(counts, column)
-    numbers = [text for text in counts if _number(text) is not None and not text.startswith("0")]
+    numbers = [text for text in counts if _number(text) is not None and not re.match(r"0\d", text)]
     if numbers and len(numbers) < len(counts):
         found = sorted(counts)
         raise ValueError(
@@ -283,7 +283,7 @@ def _positions(counts: Mapping[str, int], column: str) -> list[str]:
     if highest >= max(2 * distinct + 8, 20) or highest >= MAX_CLASSES:
         raise ValueError(
             f"`classes`: expected classes 0 to C-1 in column {column!r}, found {distinct} whole numbers up to "
-            f"{highest} ({counts[str(highest)]} row(s)). Correct the rows, or list the numbers in `classes` where they are names."
+            f"{highest} ({counts[str(highest)]} row(s)). Correct the rows, or list them in `classes` if they are names."
         )
     return [str(c) for c in range(highest + 1)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
@@ -167,18 +168,16 @@ def _wrench(path: Path) -> DatasetDict:
         file = next((path / f"{n}.json" for n in names if (path / f"{n}.json").is_file()), None)
         if file is not None:
             rows = read_json(file)
-            items = rows.items() if isinstance(rows, dict) else [("", None)]
-            for key, row in items:
-                if not (
-                    isinstance(row, dict)
-                    and {"label", "weak_labels", "data"} <= {*row}
-                    and isinstance(row["data"], dict)
-                ):
-                    raise ValueError(
-                        f'`data`: expected {{"label", "weak_labels", "data": {{"text"}}}} in every row of {file.name!r}, '
-                        f"found {str(row)[:60]} in row {key!r}. Write a WRENCH file, or leave out label.json."
-                    )
-            splits[split] = Dataset.from_list(
-                [{"id": k, **row["data"], "label": row["label"], "weak_labels": row["weak_labels"]} for k, row in items]
-            )
+            items = rows.items() if isinstance(rows, dict) else [("", rows)]
+            splits[split] = Dataset.from_list([_wrench_row(key, row, file.name) for key, row in items])
     return name_classes(splits, "label", classes)
+
+
+def _wrench_row(key: str, row: Any, file: str) -> dict[str, Any]:
+    parts = {"label", "weak_labels", "data"}
+    if not (isinstance(row, dict) and parts <= {*row} and isinstance(row["data"], dict)):
+        raise ValueError(
+            f"`data`: expected {sorted(parts)} in every row of {file!r}, as WRENCH has them, found {str(row)[:60]} in "
+            f"row {key!r}. Write them, or leave out label.json."
+        )
+    return {"id": key, **row["data"], "label": row["label"], "weak_labels": row["weak_labels"]}

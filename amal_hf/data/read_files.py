@@ -1,4 +1,4 @@
-"""Files of rows as people have them: CSV, JSON lines and Parquet to a `datasets.Dataset`, or one line that says why not.
+"""Files of rows as people have them: CSV, JSON lines and Parquet to a `Dataset`, or one line that says why not.
 
 Nothing is guessed: "None", "NA" and "01" stay text, only an empty CSV cell is missing, and a row of another length than
 the header is refused with its line.
@@ -193,12 +193,10 @@ def _read_json(path: Path) -> Dataset:
             f"`data`: expected an object in every row of {path.name!r}, found {str(rows[odd])[:40]!r} in row {odd}. "
             'Write rows as {"text": ..., "label": ...}.'
         )
-    if len(rows) == 1 and len(lists := [v for v in rows[0].values() if isinstance(v, (list, dict))]) > 1:
-        if len(lists) == len(rows[0]):
-            raise ValueError(
-                f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a "
-                "line."
-            )
+    if len(rows) == 1 and len(rows[0]) > 1 and all(isinstance(value, (list, dict)) for value in rows[0].values()):
+        raise ValueError(
+            f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a line."
+        )
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset(pa.table({name: _values(name, [row.get(name) for row in rows]) for name in names}))
 

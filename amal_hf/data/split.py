@@ -69,9 +69,7 @@ def clean_split(splits: Mapping[str, Dataset], given: str, rows: int) -> str:
         return given
     found = next((name for name in CLEAN_SPLITS if name in splits), None)
     if found is not None:
-        logger.warning(
-            "`clean_split`: the labels of %r are taken as true. Name another split where they are not.", found
-        )
+        logger.warning("`clean_split`: the labels of %r are taken as true; name another split if not.", found)
         return found
     if rows:
         return "train"

@@ -46,14 +46,14 @@ def test_what_a_value_means(names, values, expected):
     ],
 )  # fmt: skip
 def test_what_is_no_class(names, value):
-    with pytest.raises(ValueError, match="`classes`: expected a class of .*, found .* \\(1 row"):
+    with pytest.raises(ValueError, match=r"`classes`: expected a class of .*, found .* \(1 row"):
         ClassReader(names)(value)
 
 
 def test_several_classes_in_a_row_are_refused():
     with pytest.raises(ValueError, match="expected one class in a row, found 2"):
         ClassReader(["a", "b"])(["a", "b"])
-    with pytest.raises(ValueError, match="`label`: expected one class in a row, found 2.*in 'train'"):
+    with pytest.raises(ValueError, match=r"`label`: expected one class in a row, found 2.*in 'train'"):
         infer_classes({"train": column(["a"], ["a", "b"])}, "label")
 
 
@@ -108,7 +108,7 @@ def test_spellings_of_one_class_are_merged_and_said(caplog):
     [
         ([0, 1, 10**6], r"`classes`: .*up to 1000000 \(1 row"),
         ([0, 2**60], "`classes`: .*whole numbers up to"),
-        ([100, 200, 300], "`classes`: .*list the numbers in `classes`"),
+        ([100, 200, 300], "`classes`: .*list them in `classes`"),
         ([f"text {i}" for i in range(80)], "`label_column`: expected at most 1000 classes"),
         ([f"c{i % 1100}" for i in range(4400)], "found 1100 in 4400 rows"),
         ([0.5, 1.5], "numbers such as"),

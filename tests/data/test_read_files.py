@@ -125,7 +125,7 @@ def test_a_dictionary_without_train(tmp_path):
     with pytest.raises(ValueError, match=r"`data`: expected a split 'train' .*found \['dev'\]"):
         load_splits(str(tmp_path / "saved"))
     (tmp_path / "saved" / "dataset_dict.json").write_text("{")
-    with pytest.raises(ValueError, match="`data`: expected rows in .*saved"):
+    with pytest.raises(ValueError, match=r"`data`: expected rows in .*saved"):
         load_splits(str(tmp_path / "saved"))
 
 
@@ -143,7 +143,7 @@ def test_lists_of_classes(told, tmp_path):
 def test_lists_of_classes_that_are_none(told, tmp_path):
     (tmp_path / "train.csv").write_text(CSV)
     (tmp_path / "info.json").write_text(told)
-    with pytest.raises(ValueError, match="`data`: expected .*info.json"):
+    with pytest.raises(ValueError, match=r"`data`: expected .*info\.json"):
         load_splits(str(tmp_path))
 
 
