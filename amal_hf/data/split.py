@@ -118,6 +118,9 @@ def divided(
     else:
         pool = labelled_rows(splits, origin)
     parts = {"train": splits["train"]}
+    if selection == origin and clean_rows and not selection_rows:  # the others select
+        parts["meta"], parts["selection"] = hold_out(pool, clean_rows, seed)
+        return parts
     shared = selection == origin or (not selection and selection_rows > 0)
     if shared:
         parts["selection"], pool = hold_out(pool, selection_rows or len(pool), seed + 1)

@@ -84,6 +84,8 @@ def test_selection_rows_come_from_the_clean_split_if_asked_for():
     shared = parts_of(splits, clean_split="validation", selection_split="validation")
     assert sizes(shared) == {"train": 30, "meta": 12, "selection": 12, "test": 9}
     assert sizes(parts_of(splits, selection_rows=2)) == {"train": 30, "meta": 18, "selection": 6, "test": 9}
+    rest = parts_of(splits, clean_split="validation", selection_split="validation", clean_rows=2)
+    assert sizes(rest) == {"train": 30, "meta": 6, "selection": 18, "test": 9}
     some = parts_of(splits, clean_split="validation", clean_rows=2, selection_split="test")
     assert len(some["meta"]) == 6 and list(some["selection"]) == list(some["test"])
 

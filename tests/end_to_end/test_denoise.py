@@ -168,6 +168,7 @@ def test_row_ids_are_the_users(tmp_path, model):
     assert corpus["row_id"][:] == list(range(1000, 940, -1))
     assert corpus["text"][:] == [row["text"] for row in given["train"]]
     every = rows(90, 5, True)
+    (tmp_path / "data" / "validation.jsonl").unlink()
     write(tmp_path / "data", {"train": every})
     assert train(tmp_path, model, num_train_epochs=1, clean_split="", clean_rows=5, selection_rows=5) == 0
     corpus = denoise(tmp_path / "run")
