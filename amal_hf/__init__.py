@@ -25,8 +25,7 @@ What flows where::
 """
 
 from amal_hf._types import ROW_ID, Outputs
-from amal_hf.beforehand import with_evidence
-from amal_hf.config import METHODS, AMALConfig
+from amal_hf.config import AMALConfig
 from amal_hf.losses import (
     Agreement,
     BinaryCrossEntropy,
@@ -38,9 +37,9 @@ from amal_hf.losses import (
     Loss,
     LossStack,
     MajorityVote,
-    SlowCopy,
     SquaredError,
 )
+from amal_hf.methods import METHODS
 from amal_hf.metrics import (
     ECE,
     METRICS,
@@ -51,7 +50,6 @@ from amal_hf.metrics import (
     regression_metrics,
 )
 from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
-from amal_hf.run_folder.corrected import denoised
 from amal_hf.trainer import AMALTrainer
 
 __version__ = "0.1.0"
@@ -80,13 +78,10 @@ __all__ = [
     "Outputs",
     "Rows",
     "Shared",
-    "SlowCopy",
     "SquaredError",
     "Table",
     "Trust",
     "classification_metrics",
-    "denoised",
     "multi_label_metrics",
     "regression_metrics",
-    "with_evidence",
 ]

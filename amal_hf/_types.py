@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.utils._pytree import register_pytree_node
 
+LABELS = "labels"
+"""Key of a batch that holds the classes of its rows, `[N]`."""
+
 ROW_ID = "row_id"
 """Column that identifies a training row across epochs, processes and runs."""
-
-SLOW_LOGITS = "slow_logits"
-"""Key under which the trainer puts what the student's slow copy says of a batch, `[N, C]`."""
 
 Tensors = dict[str, torch.Tensor]
 Batch = Mapping[str, torch.Tensor]

@@ -15,7 +15,7 @@ from amal_hf._types import Tensors
 from amal_hf.config import AMALConfig
 from amal_hf.denoising import GOLD
 from amal_hf.lookahead import FORWARD_MODE_ATTENTION, Encode, FullModelLookahead, HeadLookahead, Lookahead, MetaSampler
-from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack, MajorityVote, SlowCopy
+from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack, MajorityVote
 from amal_hf.metagrad import (
     AdamStep,
     DoubleBackward,
@@ -32,7 +32,7 @@ from amal_hf.mixing import Corrected, Fixed, MetaWeightNet, Mixing, Reweight, Sh
 
 logger = logging.get_logger(__name__)
 
-NAMING = (CrossEntropy, LabelingFunctions, MajorityVote, SlowCopy)
+NAMING = (CrossEntropy, LabelingFunctions, MajorityVote)
 """Losses that name a class."""
 
 
@@ -120,7 +120,7 @@ def make_mixing(args: AMALConfig, stack: LossStack, num_classes: int, num_rows: 
         teachers = stack.positions(lambda loss: isinstance(loss, Distillation))
         # gold is nobody's claim: it yields to no teacher
         naming = stack.positions(lambda loss: isinstance(loss, NAMING) and loss.columns != (GOLD,))
-        return Corrected(start, stack.position(SlowCopy), teachers, naming)
+        return Corrected(start, teachers, naming)
     if args.mixing == "reweight":
         return Reweight(start)
     if args.mixing == "meta-weight-net":

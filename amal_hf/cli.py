@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from transformers import HfArgumentParser
 
+from amal_hf._files import check_output, could_not_write, run_folder
 from amal_hf.config import AMALConfig
 
 USAGE = """usage: amal-hf COMMAND ...
@@ -39,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return commands[command](rest)
     except (ValueError, OSError) as error:  # OSError: no such file, and no such model or data set on the Hub
-        print(f"amal-hf {command}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        if could_not_write(error) and not said.startswith("`"):  # a cache, or a file that a library keeps for itself
+            said = f"`disk`: expected room to write, found: {said}. Make room where HF_HOME and TMPDIR lead."
+        print(f"amal-hf {command}: {said}", file=sys.stderr)
         return 2
 
 
@@ -77,6 +81,13 @@ def read_config(argv: Sequence[str]) -> tuple[Any, AMALConfig, dict[str, Any]]:
     return data, args, sources
 
 
+def read_by_run(data: Any, argv: Sequence[str]) -> dict[str, Any]:
+    """What a run reads from this disk, by argument."""
+    models = {name: getattr(data, name) for name in ("model", "student", "teacher", "teachers")}
+    config = argv[0] if argv and not argv[0].startswith("-") else ""
+    return {"data": data.data, **{k: v for k, v in models.items() if isinstance(v, (str, list))}, "CONFIG.yaml": config}
+
+
 def _train(argv: Sequence[str]) -> int:
     from amal_hf.commands.train import prepare, train_run
     from amal_hf.report import write_report
@@ -84,10 +95,13 @@ def _train(argv: Sequence[str]) -> int:
     data, args, sources = read_config(argv)
     if not data.data:
         raise ValueError("`data`: expected a value in CONFIG.yaml or as --data, found none.")
-    data, parts, losses = prepare(data, args, sources)
-    trainer, metrics = train_run(parts, data, args, losses)
-    if trainer.is_world_process_zero():
-        page = write_report(args.output_dir)
+    with run_folder(
+        args.output_dir, "train", read_by_run(data, argv), args.resume_from_checkpoint, args.process_index == 0
+    ):
+        data, parts, losses = prepare(data, args, sources)
+        trainer, metrics = train_run(parts, data, args, losses)
+        page = write_report(args.output_dir) if trainer.is_world_process_zero() else None
+    if page:
         for split, numbers in metrics.items():
             print(f"{split:10s}", "  ".join(f"{k} {v:.4f}" for k, v in numbers.items()))
         print(f"run folder {args.output_dir}   report {page}")
@@ -106,6 +120,8 @@ def _label(argv: Sequence[str]) -> int:
     )
     if len(sought) < 2:
         raise ValueError(f"`LFS.py DATA`: expected a Python file and a data set, found {given[:2]}.")
+    if config.output_dir:
+        check_output(config.output_dir, "label", {"LFS.py": sought[0], "DATA": sought[1]})
     functions = load_functions(sought[0])
     splits = name_classes(load_splits(sought[1]), config.label_column, config.classes or None)
     tables, judged = label_splits(functions, splits, config)

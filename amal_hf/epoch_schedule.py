@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -11,9 +11,6 @@ from amal_hf._types import ROW_ID, Outputs
 from amal_hf.lookahead import HeadLookahead, Step, everyones, length_of, split_along
 from amal_hf.metagrad import HeadClosedForm, HeadTap, PureModel, RNGState
 from amal_hf.mixing import Rows
-
-if TYPE_CHECKING:
-    from amal_hf.trainer import AMALTrainer
 
 GROUP = 4
 """Batches that share one set of clean rows (the authors: 2 to 4)."""
@@ -26,16 +23,16 @@ class EpochRefresh(TrainerCallback):
         The schedule of AMAL's released code; docs/method.md.
     """
 
-    def __init__(self, trainer: AMALTrainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = state.epoch or 0.0  # not a whole number where a run resumes within an epoch
-        if epoch > 0 and epoch % args.refresh_every == 0:
+        if epoch > 0 and epoch % self.trainer.settings.refresh_every == 0:
             refresh_table(self.trainer)
 
 
-def refresh_table(trainer: AMALTrainer) -> None:
+def refresh_table(trainer: Any) -> None:
     """One pass over the training set in eval mode; rows are taken in groups of `GROUP` batches.
 
     Per group, with features fixed: `refresh_repeats` times {θ′ on the head from the group's rows,
@@ -44,7 +41,7 @@ def refresh_table(trainer: AMALTrainer) -> None:
     loader = trainer.get_eval_dataloader(trainer.train_dataset)
     batches: list[dict[str, Any]] = []
     lookahead: HeadLookahead | None = None
-    seen = torch.zeros(len(trainer.positions.ids), dtype=torch.bool)
+    seen = torch.zeros(len(trainer.weigher.positions.ids), dtype=torch.bool)
     with RNGState(trainer.args.device).replayed():
         for lap, batch in enumerate(loader):
             batches.append(trainer._prepare_inputs(batch))
@@ -59,16 +56,14 @@ def refresh_table(trainer: AMALTrainer) -> None:
             batches = []
 
 
-def _refresh_group(
-    trainer: AMALTrainer, lookahead: HeadLookahead, batches: list[dict[str, Any]], seen: torch.Tensor
-) -> None:
+def _refresh_group(trainer: Any, lookahead: HeadLookahead, batches: list[dict[str, Any]], seen: torch.Tensor) -> None:
     features = []
     for batch in batches:
         with torch.no_grad(), HeadTap(lookahead.head) as tap:
             outputs = PureModel(lookahead.model, trainer._for_model(batch), training=False)({})
             features.append(tap.features(outputs.logits))
     group = {name: torch.cat([b[name] for b in batches]) for name in trainer.stack.columns}
-    mine = trainer.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
+    mine = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
     # every process steps on the rows of all of them, and on the rows that even out the last batch only once
     index, hidden, *columns = everyones(trainer.accelerator, mine, torch.cat(features), *group.values())
     new = ~seen[index]
@@ -86,12 +81,12 @@ def _refresh_group(
     )
     clean = torch.as_tensor(lookahead.sampler(int(lookahead.lookaheads)), device=hidden.device)
     lookahead.lookaheads += 1
-    for _ in range(trainer.args.refresh_repeats):
+    for _ in range(trainer.settings.refresh_repeats):
         step = Step(
             outputs=Outputs(logits=logits),
             inputs={},
             noise=RNGState(hidden.device),
-            weights=trainer.mixing.weights(rows),
+            weights=trainer.weigher.mixing.weights(rows),
             losses_of=lambda out: trainer.stack.with_classes(out, group),
             lookahead=trainer.virtual_step(),
             num_rows=len(hidden),
@@ -99,6 +94,6 @@ def _refresh_group(
         problem = lookahead.problem(hidden, step, clean)
         direction = problem.direction()
         along = HeadClosedForm().directional(problem, direction)
-        gradient, _ = split_along(along, length_of(direction), step, trainer.args.mixing_scale)
-        trainer.mixing.update(rows, gradient)
-        trainer.mixing.commit()
+        gradient, _ = split_along(along, length_of(direction), step, trainer.settings.mixing_scale)
+        trainer.weigher.mixing.update(rows, gradient)
+        trainer.weigher.mixing.commit()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from amal_hf.trainer import AMALTrainer
+from typing import Any
 
 CITATION = """@inproceedings{sivasubramanian2023amal,
   title     = {Adaptive Mixing of Auxiliary Losses in Supervised Learning},
@@ -18,9 +15,9 @@ CITATION = """@inproceedings{sivasubramanian2023amal,
 }"""
 
 
-def amend_model_card(path: Path, trainer: AMALTrainer) -> None:
+def amend_model_card(path: Path, trainer: Any) -> None:
     """Append the sources, their mean weight and the citation to the card at `path`."""
-    last, sources = trainer.history.last, trainer.stack.names
+    last, sources = trainer.weigher.history.last, trainer.stack.names
     means = ["–"] * len(sources) if last is None else [f"{m:.3f}" for m in last.nanmean(0).tolist()]
     table = "\n".join(f"| `{name}` | {mean} |" for name, mean in zip(sources, means, strict=True))
     losses = "\n".join(f"- `{name}`: `{loss}`" for name, loss in trainer.stack.losses.items())

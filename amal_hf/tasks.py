@@ -11,7 +11,6 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from amal_hf import _checks
-from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
     LABEL_ALIASES,
     LABELS,
@@ -33,7 +32,6 @@ from amal_hf.losses import (
     Loss,
     MajorityVote,
     PosteriorLabel,
-    SlowCopy,
     SquaredError,
     Unlabelled,
 )
@@ -41,7 +39,7 @@ from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS
 
 logger = logging.get_logger(__name__)
 
-OF_ONE_CLASS = (Agreement, CrossEntropy, Entropy, FromVotes, LabelingFunctions, MajorityVote, PosteriorLabel, SlowCopy,
+OF_ONE_CLASS = (Agreement, CrossEntropy, Entropy, FromVotes, LabelingFunctions, MajorityVote, PosteriorLabel,
                 Unlabelled)  # fmt: skip
 """Losses that read the logits as odds between classes of which one is right."""
 
@@ -54,10 +52,8 @@ IN_PLACE = {
 }
 
 
-def resolve_task(
-    config: Any, args: AMALConfig, losses: Mapping[str, Loss], splits: Mapping[str, Any]
-) -> tuple[str, AMALConfig]:
-    """The task, and the settings for it, after every column was checked against it.
+def resolve_task(config: Any, losses: Mapping[str, Loss], splits: Mapping[str, Any]) -> str:
+    """The task, after every column was checked against it.
 
     Args:
         config: the model's.
@@ -67,22 +63,24 @@ def resolve_task(
     Raises:
         ValueError: a source, a setting or a column does not fit the task.
     """
-    task, train, meta = task_of(config, losses.values(), splits), splits["train"], splits["meta"]
+    task, train, meta = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
     _check_numbers_of(train, losses.values(), config.num_labels)
     if task == SINGLE_LABEL:
-        check_said(train, meta, losses.values(), config.num_labels, splits["eval"])
-        return task, args
+        check_said(train, meta, losses.values(), config.num_labels, splits["eval"], _names(config))
+        return task
     _check_losses(task, losses)
     check_said(train, None, losses.values(), config.num_labels)
     if meta is not None:
         check_labelled(meta)
-    for name in ("meta", "eval"):
+    for name in ("clean", "eval"):
         for where, split, column in labelled(f"{name}_dataset", splits[name]):
             _check_numbers(f"`{where}`: column {column!r}", values_of(split, column), config.num_labels, task)
-    fitted = args.without_classes()
-    if fitted.method != args.method:
-        logger.info(f"`method`: {fitted.method!r}, as {args.method!r} weighs sources by the class they name ({task})")
-    return task, fitted
+    return task
+
+
+def _names(config: Any) -> list[str]:
+    """The model's names of its classes, in order."""
+    return [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
 
 
 def task_of(config: Any, losses: Iterable[Loss], splits: Mapping[str, Any]) -> str:
@@ -102,7 +100,7 @@ def task_of(config: Any, losses: Iterable[Loss], splits: Mapping[str, Any]) -> s
         return given
     if config.num_labels == 1:
         return REGRESSION
-    judges = [found for name in ("meta", "eval") for found in labelled(name, splits.get(name))]
+    judges = [found for name in ("clean", "eval") for found in labelled(name, splits.get(name))]
     vectors = any(hasattr(split.data.schema.field(column).type, "value_type") for _, split, column in judges)
     several = vectors or any(isinstance(loss, BinaryCrossEntropy) for loss in losses)
     return MULTI_LABEL if several else SINGLE_LABEL

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,14 +15,15 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 
+from amal_hf._distributed import summed
 from amal_hf._files import discard_but, no_folder_left, save_whole
-from amal_hf._types import ROW_ID, SLOW_LOGITS, Outputs, RowFunction, Tensors
+from amal_hf._types import LABELS, ROW_ID, Outputs, RowFunction
+from amal_hf._window import PADDING, Window
 from amal_hf.build import make_lookahead, make_mixing, make_virtual_step
 from amal_hf.checkpoints import read_learned, write_learned
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
     LABEL_ALIASES,
-    LABELS,
     RowIndex,
     SourceCollator,
     clean_rows_and_labels,
@@ -32,18 +32,21 @@ from amal_hf.data.columns import (
     with_row_ids,
 )
 from amal_hf.data.validate import check_finite, check_launch, look_over
-from amal_hf.denoising import without_gold
+from amal_hf.denoising import LOG_POSTERIOR, without_gold
+from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
 from amal_hf.epoch_schedule import EpochRefresh
-from amal_hf.lookahead import Batch, Lookahead, Step, everyones, everyones_sum, of_all_processes, split_along, summed
-from amal_hf.losses import Loss, SlowCopy
+from amal_hf.lookahead import Batch, Lookahead
+from amal_hf.losses import Loss, LossStack
 from amal_hf.metagrad import RNGState, VirtualStep, model_outputs, trainable
 from amal_hf.metagrad.tasks import SINGLE_LABEL
-from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
+from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
-from amal_hf.near import Columns
-from amal_hf.slow import SlowModel
+from amal_hf.run_folder.corrected import corrected_corpus, list_suspects
 from amal_hf.tasks import resolve_task
-from amal_hf.weight_history import Stopwatch, WeightHistory, groups
+from amal_hf.weigher import Weigher
+
+WEIGHTS, TARGETS = "amal_weights", "amal_targets"
+"""Keys of a batch: λ `[N, K]` and the sources as soft targets, where both are known before the forward."""
 
 
 class AMALTrainer(Trainer):
@@ -60,7 +63,7 @@ class AMALTrainer(Trainer):
         train_dataset: rows with the columns the losses read. Raw text is tokenized here when
             `processing_class` is a tokenizer.
         clean_dataset: clean rows whose `label` (of `config.problem_type`) steers the weights; unless fixed, needed.
-        mixing: a `Mixing` of your own, in place of `args.mixing`.
+        mixing: a `Mixing` of your own, in place of the method's.
         **kwargs: everything else `Trainer` takes.
 
     Raises:
@@ -71,9 +74,8 @@ class AMALTrainer(Trainer):
     """
 
     _tag_names: ClassVar[list[str]] = ["amal-hf"]
-    # our loss is a per-batch mean: Trainer then divides it by the accumulation steps, exactly once.
-    # transformers <= 5.23 leaves BERT-style models over-scaled (transformers#47688).
-    loss_is_scaled_for_ga = False
+    # our loss is a mean over the rows of the optimizer step, whatever the micro-batches: nothing is left to divide
+    loss_is_scaled_for_ga = True
     data_collator: Any
 
     def __init__(
@@ -89,48 +91,61 @@ class AMALTrainer(Trainer):
     ) -> None:
         args = args or AMALConfig("tmp_trainer")
         eval_dataset = kwargs.pop("eval_dataset", None)
-        named = {"train": train_dataset, "meta": clean_dataset, "eval": eval_dataset}
-        self.stack, example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing)
-        self._our_columns = [*self.stack.columns, *filter(None, [args.posterior_column])]
+        named = {"train": train_dataset, "clean": clean_dataset, "eval": eval_dataset}
+        stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
+        self._given_losses, self._given_mixing = stack.losses, mixing
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
         with no_folder_left(args.output_dir):
             splits = {"train_dataset": tokens(train_dataset), "eval_dataset": tokens(eval_dataset)}
+            self._our_columns = [*stack.columns]
             super().__init__(model, args, **splits, **kwargs)
-            self.task, self.args = resolve_task(self.model.config, args, self.stack.losses, named)
-            self.data_collator = SourceCollator(self.data_collator, [*self._our_columns, ROW_ID], example, self.task)
-            self.clean_dataset = tokens(clean_dataset)
-            self._given_mixing = mixing
-            if self.args.refresh == "epoch":
-                self.add_callback(EpochRefresh(self))
+            self.task = resolve_task(self.model.config, stack.losses, named)
+            columns = [*stack.columns, *(c for loss in ADDED.values() for c in loss.columns), LOG_POSTERIOR, ROW_ID]
+            self._our_columns = columns[:-1]
+            votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
+            self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
+            self.clean_dataset, self._given_rows = tokens(clean_dataset), self.train_dataset
+            self._prepared: Prepared | None = None
+            self._training = False
             self._start_afresh()
+            if self.settings.refresh == "epoch":
+                self.add_callback(EpochRefresh(self))
 
-    # ---- before training: check at the door, start afresh ----
+    # ---- before training: settings, rows, weigher ----
 
-    def _start_afresh(self) -> None:
-        """Weights, memory and history as at the start of a run: each trial and each retry begins here."""
+    def _start_afresh(self, training: bool = False) -> None:
+        """Settings, sources, rows and weigher as at the start of a run: each trial and each retry begins here."""
+        self.settings = self.args.resolved()
         self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
-        counted = isinstance(self.train_dataset, Dataset)
-        num_rows = len(self.train_dataset) if counted else None
-        self.positions = RowIndex(self.train_dataset.with_format("numpy")[ROW_ID][:] if counted else None)
-        made = make_mixing(self.args, self.stack, self.model.config.num_labels, num_rows)
-        self.mixing = deepcopy(self._given_mixing) or made
-        check_launch(self, self.mixing, counted)
-        # a mixing of the user's may hold tensors where the model is
-        self._light = self._given_mixing is None and self.stack.anywhere
-        self.history = WeightHistory(self.stack.names, num_rows, getattr(torch, self.args.table_dtype))
-        self._lookahead: Lookahead | None = None
-        self._slow: SlowModel | None = None
-        self._restored: Tensors = {}
-        self.stack.temperatures.restart()
-        self._mean_weight = MeanWeight()
-        self._asked_step = self._committed_step = -1
-        self.meta_clock = Stopwatch()
+        denoises = self.settings.mixing == "corrected" and self._given_mixing is None
+        losses, rows, example = self._given_losses, self._given_rows, self._example
+        if denoises and training:
+            self._prepared = self._prepared or prepare_rows(self)
+        if denoises and self._prepared is not None:
+            losses, rows = {**losses, **ADDED}, self._prepared.train
+            if self.args.mixing_start is None:
+                self.settings.mixing_start = self._prepared.levels
+        self.stack, self.train_dataset = LossStack(losses, example), rows
+        counted = isinstance(rows, Dataset)
+        num_rows, classes = len(rows) if counted else None, self.model.config.num_labels
+        mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
+        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
+        check_launch(self, mixing, counted)
+        single = classes if self.task == SINGLE_LABEL else 0
+        known = LOG_POSTERIOR if denoises else ""
+        self.weigher = Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, single, known)
+        self._asked_step = -1
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
+        self._start_afresh(training=True)
+        return super().train(*args, **kwargs)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._start_afresh()
+        self._start_afresh(training=True)
         result = super()._inner_training_loop(*args, **kwargs)
-        self._commit()  # what the last step showed
+        self.weigher.commit(self.state.global_step)  # what the last step showed
         return result
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -142,22 +157,48 @@ class AMALTrainer(Trainer):
 
     # ---- the training step: forward, lookahead, backward ----
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """The micro-batches of the next optimizer step, and how many rows they hold over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        split = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
+        window = Window.of(self.accelerator, batches, self.accelerator.num_processes // split)
+        self.weigher.commit(self.state.global_step)
+        if not self.weigher.needs_forward and self.stack.folds and not self._logs_now():
+            for batch in batches:
+                self._fold(batch)
+        return batches, window
+
+    def _logs_now(self) -> bool:
+        """Whether the next step is one whose losses are shown, source by source."""
+        every, step = self.state.logging_steps, self.state.global_step + 1
+        return self.args.log_weights and (step % every == 0 if every else False)
+
+    def _fold(self, batch: dict[str, Any]) -> None:
+        """λ of a batch, and all its sources as soft targets, written into it."""
+        width = self.model.config.num_labels
+        weights = self.weigher.weigh(self.weigher.rows(batch, width))
+        batch[TARGETS] = self.stack.fold(batch, width, weights)
+
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """`Trainer`'s step, with the lookahead between its forward and its backward.
 
         Returns:
             the batch's weighted loss, a scalar, in nats.
         """
-        self._commit()
+        self.weigher.commit(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
-        if self.mixing.learns and self._lookahead is None and self.args.refresh == "step":
-            self._lookahead = self.lookahead_for(self._for_model(inputs))
-            self._lookahead.load_state(self._restored)
-        self._self_train(inputs)
-        self._noise = RNGState(self.args.device)
-        with nullcontext() if self._lookahead is None else self._lookahead.capture_features():
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        check_finite(self, "loss", loss)
+        weigher = self.weigher
+        if weigher.mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
+            weigher.look_ahead_by(self.lookahead_for(self._for_model(inputs)))
+        self._rng = RNGState(self.args.device) if weigher.lookahead is not None else None
+        self._training = True
+        try:
+            with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():
+                loss = super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._training = False
+        if not self.args.max_grad_norm:  # else its gradient is looked at, which waits for nothing more
+            check_finite(self, "loss", loss)
         return loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -168,137 +209,86 @@ class AMALTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
-        if not model.training:
+        if not self._training:
             # a mean as it is: told of the items of all processes, transformers <= 5.24 multiplies the mean that
             # BERT-style models return by their number (as transformers#47688 does in training)
             return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
-        columns = Columns(inputs, [*self._our_columns, LABELS, SLOW_LOGITS, ROW_ID])
-        batch = self._prepare_lookahead(columns)
+        window = num_items_in_batch if isinstance(num_items_in_batch, Window) else self._window_of(inputs)
+        batch = self._prepare_lookahead(inputs, window)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
-        losses = self.stack(outputs, inputs)
-        self._seen = inputs.get(ROW_ID), losses.detach()  # to name what was not finite
-        weights = self._weights(outputs, losses.detach(), columns, batch)
-        loss = (weights * losses).sum(1).mean()
+        self._seen = inputs, outputs.logits.detach()  # to name what was not finite
+        if TARGETS in inputs:
+            rows = inputs[TARGETS](outputs.logits)
+        else:
+            losses = self.stack(outputs, inputs)
+            rows = (self._weights(outputs, losses.detach(), inputs, batch) * losses).sum(1)
+        if PADDING in inputs:
+            rows = rows * ~inputs[PADDING]
+        loss = window.mean(rows)
         return (loss, raw) if return_outputs else loss
+
+    def _window_of(self, inputs: Mapping[str, Any]) -> Window:
+        """The window of a batch that did not come by way of `get_batch_samples`."""
+        processes = self.accelerator.num_processes
+        return Window(find_batch_size(inputs) * processes * self.current_gradient_accumulation_steps, processes)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
 
-    def _self_train(self, inputs: dict[str, Any]) -> None:
-        """Where the slow copy is a source: keep it, and write what it says into the batch."""
-        if self.stack.position(SlowCopy) is None:
-            return
-        if self._slow is None:
-            self._slow = SlowModel(self.accelerator.unwrap_model(self.model), self.args.slow_decay)
-            self._slow.load_state(self._restored)
-        if self.state.global_step >= self._steps(self.args.slow_start):
-            inputs[SLOW_LOGITS] = self._slow.logits(self._for_model(inputs))
-
-    def _steps(self, start: float) -> int:
-        return int(start * self.state.max_steps if start < 1 else start)
-
     def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
         """What the model's forward reads: everything but the sources' columns."""
-        ours = {*self._our_columns, SLOW_LOGITS, ROW_ID, LABELS, *LABEL_ALIASES}
+        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, TARGETS}
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 
-    def _weights(self, outputs: Outputs, losses: Tensor, columns: Columns, batch: Batch | None) -> Tensor:
+    def _weights(self, outputs: Outputs, losses: Tensor, inputs: dict[str, Any], batch: Batch | None) -> Tensor:
         """λ of this batch, `[N, K]`, after the clean rows had their say."""
-        place = columns.place(outputs, self._light)
-        inputs, nothing = columns.on(place), torch.zeros(outputs.logits.shape, device=place)
-        mask, log_posterior = self.stack.mask(inputs), inputs.get(self.args.posterior_column, nothing)
-        targets = self.stack.targets(inputs, nothing.shape[1]) * (self.task == SINGLE_LABEL)
-        rows = Rows(
-            self.positions(inputs), losses.to(place), mask, targets, class_gradient=nothing, log_posterior=log_posterior
-        )
+        rows = self.weigher.rows(inputs, outputs.logits.shape[-1], losses)
         if batch is not None:
-            with self.meta_clock:
-                rows = self._look_ahead(batch, outputs, rows, inputs)
-        weights = self.mixing.weights(rows).detach()
-        if self.args.log_weights:
-            self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, mask))
-        return self._normalized(weights, mask, count=True).to(losses.device)
+            rows = self.weigher.hear(batch, outputs, rows, inputs)
+        return self.weigher.weigh(rows).to(losses.device)
 
-    def _prepare_lookahead(self, columns: Columns) -> Batch | None:
+    def _prepare_lookahead(self, inputs: dict[str, Any], window: Window) -> Batch | None:
         """What the clean rows may be asked before the forward; None where they are not asked at all."""
-        after = self.state.global_step - self._steps(self.args.meta_start)
-        if self._lookahead is None or after < 0:
+        start, lookahead = self.settings.meta_start, self.weigher.lookahead
+        after = self.state.global_step - int(start * self.state.max_steps if start < 1 else start)
+        if lookahead is None or after < 0:
             return None
         new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
-        read = self._for_model(columns.inputs)
         batch = Batch(
-            inputs=read,
-            noise=self._noise,
-            losses_of=lambda out: self.stack.with_classes(out, columns.on(out.logits.device)),
-            along_of=lambda out, tangent: self.stack.along(out, tangent, columns.on(tangent.device)),
+            inputs=self._for_model(inputs),
+            noise=self._rng,
+            losses_of=lambda out: self.stack.with_classes(out, inputs),
+            along_of=lambda out, tangent: self.stack.along(out, tangent, inputs),
             lookahead=self.virtual_step(),
-            num_rows=find_batch_size(read) * self.accelerator.num_processes * self.current_gradient_accumulation_steps,
-            due=after % self.args.meta_every == 0,
+            num_rows=window.num_rows,
+            due=after % self.settings.meta_every == 0,
             new=new,
             last=self.accelerator.sync_gradients,
             temperatures=len(self.stack.temperatures),
             summed=partial(summed, self.accelerator),
         )
-        with self.meta_clock:
-            self._lookahead.prepare(batch)
+        with self.weigher.clock:
+            lookahead.prepare(batch)
         return batch
-
-    def _look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
-        """Ask the clean rows, move the mixing, and return the rows with their advice `[N, C]`."""
-        assert self._lookahead is not None
-        asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
-        weights = self._normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses
-        step = Step(**vars(batch), outputs=outputs, weights=weights, device=weights.device)
-        seen = self._lookahead.directional_derivatives(step)
-        if seen is None:
-            return rows
-        along, length = (t.to(step.device) for t in seen)
-        if batch.temperatures:
-            self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
-        gradient, class_gradient = split_along(along, length, step, self.args.mixing_scale)
-        rows = replace(rows, class_gradient=self._lookahead.inverse_temperature.to(class_gradient) * class_gradient)
-        every, gradient = of_all_processes(self.accelerator, rows, gradient)
-        if self.args.center:
-            gradient = centred(gradient, every.mask, list(groups(self.stack.names).values()))
-        self.mixing.update(every, gradient)
-        return rows
 
     def lookahead_for(self, inputs: Mapping[str, Any]) -> Lookahead:
         """How D is computed for this model; `inputs` is any batch of the model's inputs."""
-        clean, labels = clean_rows_and_labels(self._remove_unused_columns(self.clean_dataset, "meta"), self.args.device)
+        rows = self._remove_unused_columns(self.clean_dataset, "clean")
+        clean, labels = clean_rows_and_labels(rows, self.args.device)
         batch = lambda rows: self._prepare_inputs(self.data_collator(clean.__getitems__([*rows])))  # noqa: E731
         encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
-        return make_lookahead(model, labels, encode, inputs, self.args, self.accelerator.mixed_precision, self.task)
+        return make_lookahead(model, labels, encode, inputs, self.settings, self.accelerator.mixed_precision, self.task)
 
     def virtual_step(self) -> VirtualStep:
         """The lookahead's step from the optimizer's present state."""
-        params = {} if self.args.lookahead == "none" else trainable(self.accelerator.unwrap_model(self.model))
-        return make_virtual_step(self.args.lookahead, self.optimizer, params, self._get_learning_rate())
+        name = self.settings.lookahead
+        params = {} if name == "none" else trainable(self.accelerator.unwrap_model(self.model))
+        return make_virtual_step(name, self.optimizer, params, self._get_learning_rate())
 
-    # ---- weights: hold their scale, let them take effect, keep them ----
-
-    def _normalized(self, weights: Tensor, mask: Tensor, count: bool = False) -> Tensor:
-        """λ as the loss uses it; counted towards the running mean of Σ_k λ_ik where `count`."""
-        weights = self.mixing.used(weights)
-        if count:
-            self._mean_weight.count(weights)
-        if self.args.normalize == "row":
-            return share(weights, mask)
-        return self._mean_weight.held(weights) if self.args.normalize == "mean" else weights
-
-    def _commit(self) -> None:
-        """Once per optimizer step: what its micro-batches showed takes effect."""
-        before, self._committed_step = self._committed_step, self.state.global_step
-        if before == self._committed_step:
-            return
-        self.mixing.commit()
-        if self._slow is not None:
-            self._slow.follow()
-        for shared in (self._mean_weight, self.stack.temperatures):
-            shared.commit(partial(everyones_sum, self.accelerator))
+    # ---- after training ----
 
     @property
     def weights(self) -> Dataset:
@@ -310,20 +300,25 @@ class AMALTrainer(Trainer):
         """
         if not self.args.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
-        weights = self.history.last_weights()
+        weights = self.weigher.history.last_weights()
         rows = len(without_gold(self.train_dataset))  # the user's own; clean rows may stand behind them
-        return weights_dataset(self.positions.ids[:rows], weights[:rows], self.stack.names)
+        return weights_dataset(self.weigher.positions.ids[:rows], weights[:rows], self.stack.names)
+
+    def corrected_dataset(self) -> Dataset:
+        """Every training row with its corrected label, confidence, probabilities `[C]`, and trust in each source."""
+        return corrected_corpus(self)
+
+    def suspects(self) -> Dataset:
+        """The training rows whose given label is probably wrong, surest first: `row_id`, `text`, `given`, `suggested`,
+        `confidence`, and the sources for and against."""
+        return list_suspects(self.corrected_dataset())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
         if "loss" in logs and self.args.log_weights:
-            logs |= self.history.flush(self.state.global_step, self.state.epoch)
-            logs |= {"meta_time_share": self.meta_clock.share(), **self.stack.temperatures.values()}
+            logs |= self.weigher.history.flush(self.state.global_step, self.state.epoch)
+            logs |= {"meta_time_share": self.weigher.clock.share(), **self.stack.temperatures.values()}
         super().log(logs, *args, **kwargs)
-
-    def _amal_state(self) -> Tensors:
-        kept: list[Any] = [self.mixing, self.history, self.stack.temperatures, self._mean_weight]
-        return {name: t for part in [*kept, self._lookahead, self._slow] if part for name, t in part.state().items()}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
@@ -335,18 +330,18 @@ class AMALTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        self._commit()
+        self.weigher.commit(self.state.global_step)
         if self.args.should_save:
-            write_learned(self, Path(output_dir))
+            write_learned(self.weigher, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            read_learned(self, Path(checkpoint))
+            read_learned(self.weigher, Path(checkpoint), self.state.global_step)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        read_learned(self, Path(self.state.best_model_checkpoint))
+        read_learned(self.weigher, Path(self.state.best_model_checkpoint), self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

@@ -106,7 +106,11 @@ def make_trainer(
     folder: Path, settings: Mapping[str, Any] | None = None, kind: type[AMALTrainer] = AMALTrainer, **given: Any
 ) -> AMALTrainer:
     """A trainer on the planted problem; `settings` go to `AMALConfig`, `given` to the trainer."""
-    args = AMALConfig(str(folder), **{**SETTINGS, **(settings or {})})
+    usual = "custom" if "mixing" in (settings or {}) else "trust"
+    settings = {**SETTINGS, "method": usual, **(settings or {})}
+    if settings["method"] in ("fixed", "denoise"):
+        del settings["meta_batch_size"]  # they look nowhere ahead
+    args = AMALConfig(str(folder), **settings)
     if "model_init" not in given:
         given.setdefault("model", make_student())
     given.setdefault("losses", make_losses("label", "teacher"))

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, ProgressCallback, set_seed
 from transformers.utils import logging
 
-from amal_hf._files import write_json
+from amal_hf._files import run_folder, write_json, write_own
 from amal_hf.commands.train import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.config import AMALConfig
 from amal_hf.corpus import load_corpus
@@ -48,6 +48,12 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
+    """`_run_demo`, in a folder of its own: an earlier demo's is replaced, nothing else."""
+    with run_folder(config.output_dir, "demo", {"model": config.model}):
+        return _run_demo(config)
+
+
+def _run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     """Run every method, print the table, and write run folder and report.
 
     Returns:
@@ -67,6 +73,7 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     corpus = load_corpus(config.seed)
     parts = DatasetDict({name: tokenized(split, tokenizer, ["text"], 64) for name, split in corpus.items()})
+    parts["clean"] = parts.pop("meta")
     losses = source_losses(data)
     print(
         f"{len(parts['train'])} training rows, {len(parts['train'].features['label'].names)} classes; 40 % of their "
@@ -75,18 +82,20 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
         flush=True,
     )
     # the incumbents train on the clean rows as well, as the learned run does, and as often
-    share = gold_share(len(parts["meta"]), len(parts["train"]))
-    given = {**parts, "train": with_gold(parts["train"], parts["meta"], share)}
+    share, classes = gold_share(len(parts["clean"]), len(parts["train"])), parts["clean"].features["label"]
+    labels = torch.as_tensor(parts["clean"]["label"][:])
+    given = {**parts, "train": with_gold(parts["train"], parts["clean"], labels, classes.num_classes, share)}
     mix = partial(_fixed, given, data, config, {**losses, "gold": CrossEntropy(GOLD)})
     equal = mix("equal mix", 0.5)
     table = [mix("label only", 0.0), equal, _best_alpha(equal, mix)]
     print("\n> learned weights", flush=True)
     args = _settings(config, config.output_dir)
     started = time.perf_counter()
-    _, metrics = train_run(parts, data, args, losses, prepare=quiet)
+    _, metrics = train_run(parts, data, args, losses, prepare=quiet, command="demo")
     learned = {"method": "learned weights", "runs": 1, "learned": True, "seconds": time.perf_counter() - started}
     table.append(learned | metrics["test"])
-    write_json(Path(config.output_dir) / "metrics.json", {**metrics, "comparison": table})
+    numbers = {**metrics, "comparison": table}
+    write_own(Path(config.output_dir) / "metrics.json", lambda path: write_json(path, numbers))
     page = write_report(config.output_dir)
     print(format_table(table))
     print(f"\nrun folder  {config.output_dir}\nreport      {page}   <- open this: what was trusted where")
@@ -122,13 +131,13 @@ def _fixed(
     with tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
         trainer = AMALTrainer(
-            model=load_student(data.model, parts["meta"].features["label"].names, data.num_hidden_layers, True),
+            model=load_student(data.model, parts["clean"].features["label"].names, data.num_hidden_layers, True),
             args=_settings(
                 config, scratch, method="fixed", mixing_start=[weights.get(source, alpha) for source in sources]
             ),
             losses=losses,
             train_dataset=parts["train"],
-            clean_dataset=parts["meta"],
+            clean_dataset=parts["clean"],
             eval_dataset=parts["selection"],
             processing_class=AutoTokenizer.from_pretrained(data.model),
             compute_metrics=classification_metrics,

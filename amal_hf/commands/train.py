@@ -15,18 +15,17 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from amal_hf import _checks
-from amal_hf._files import write_json, write_tensors
-from amal_hf.beforehand import add_evidence, check_parts
+from amal_hf._files import parts_of_run, write_json, write_tensors
+from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import name_classes
-from amal_hf.data.columns import LABEL_ALIASES, LABELS, guard_splits, weights_dataset, with_row_ids
+from amal_hf.data.columns import LABEL_ALIASES, check_said, guard_splits, weights_dataset, with_row_ids
 from amal_hf.data.load import load_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
-from amal_hf.denoising import PROBE, without_gold
+from amal_hf.denoising import PROBE
 from amal_hf.labeling.formats import votes_from_columns
-from amal_hf.labeling.votes import check_order, function_names
+from amal_hf.labeling.votes import check_functions, check_order, function_names
 from amal_hf.losses import (
-    LEARNED,
     Agreement,
     BinaryCrossEntropy,
     CrossEntropy,
@@ -38,7 +37,6 @@ from amal_hf.losses import (
     MajorityVote,
     PosteriorLabel,
     Relation,
-    SlowCopy,
     SquaredError,
 )
 from amal_hf.metrics import classification_metrics
@@ -74,7 +72,6 @@ LOSSES: dict[str, type[Loss]] = {
     "relation": Relation,
     "squared_error": SquaredError,
     "binary_cross_entropy": BinaryCrossEntropy,
-    "slow_copy": SlowCopy,
 }
 
 
@@ -165,7 +162,7 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
 
 
 def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
-    """`train`, `meta` (the clean rows) and maybe `selection` and `test`, with a column `label` and what annotators say.
+    """`train`, `clean`, and maybe `selection` and `test`, with a column `label` and what annotators say.
 
     Raises:
         ValueError: a split or column that is not there, labels that are no classes, no clean rows, or other classes
@@ -239,71 +236,119 @@ def prepare(
     return data, parts, losses
 
 
+def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dict[str, Dataset]:
+    """The rows of a run, before anything is computed from them: what the sources say is about its classes.
+
+    Args:
+        parts: `train` and `clean` (the clean rows), and any other split.
+        losses: the sources.
+
+    Returns:
+        parts, `train` without a label that no source reads.
+
+    Raises:
+        ValueError: a column that is missing, or that says something else than it should.
+    """
+    train, clean = parts["train"], parts["clean"]
+    classes = clean.features["label"].names
+    here = [LABELS if name in LABEL_ALIASES else name for name in train.column_names]
+    _checks.columns("train_dataset", here, {name: loss.columns for name, loss in losses.items()})
+    for loss in losses.values():
+        if isinstance(loss, LabelingFunctions):
+            check_functions(train, clean, loss.column, classes, loss.names)
+    check_said(train, clean, losses.values(), len(classes))
+    idle = [c for c in LABEL_ALIASES if c in train.column_names]
+    if any(LABELS in loss.columns for loss in losses.values()):
+        return dict(parts)
+    return {**parts, "train": train.remove_columns(idle)}
+
+
 def train_run(
     parts: Mapping[str, Dataset],
     data: DataConfig,
     args: AMALConfig,
     losses: Mapping[str, Loss],
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
+    command: str = "train",
 ) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
-    Where neither a method nor anything else of the mixture was given (and no temperature is to be learned), the run
-    follows method "denoise": what that needs beforehand is at hand here.
-
     Args:
         prepare: called with the trainer before training, e.g. to add callbacks.
+        command: whose run it is; it signs the folder.
 
     Returns:
         the trainer, and the metrics by split.
     """
-    if not any(getattr(loss, "temperature", None) == LEARNED for loss in losses.values()):
-        args = args.with_clean_evidence()
-    classes = parts["meta"].features["label"].names
+    classes = parts["clean"].features["label"].names
     parts = check_parts(parts, losses)
     guard_splits(parts, args.text_columns, args.strict, only="test")  # the trainer sees the other pairs
     set_seed(args.seed)
     student, tokenizer = make_student(data, classes)
-    given = {"model": student, "args": args, "losses": losses, "processing_class": tokenizer}
-    given |= {"train_dataset": parts["train"], "clean_dataset": parts["meta"]}
-    given = add_evidence(**given) if args.mixing == "corrected" else given
-    parts = {**parts, "train": given["train_dataset"], "meta": given["clean_dataset"]}
-    trainer = AMALTrainer(**given, eval_dataset=parts.get("selection"), compute_metrics=classification_metrics)
+    trainer = AMALTrainer(
+        model=student,
+        args=args,
+        losses=losses,
+        train_dataset=parts["train"],
+        clean_dataset=parts["clean"],
+        eval_dataset=parts.get("selection"),
+        processing_class=tokenizer,
+        compute_metrics=classification_metrics,
+    )
     prepare(trainer)
     started = time.perf_counter()
     trainer.train()
     if data.final_epochs > 0:
-        clean = parts["meta"].select_columns([*args.text_columns, "label"])
+        clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
-    return trainer, write_run(trainer, parts, time.perf_counter() - started)
+    return trainer, write_run(trainer, parts, time.perf_counter() - started, command)
 
 
-def write_run(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float) -> dict[str, dict[str, float]]:
-    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`.
+def write_run(
+    trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float, command: str = "train"
+) -> dict[str, dict[str, float]]:
+    """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`: all of it, or nothing.
 
     Returns:
         the metrics of the selection rows and of the test rows, where there are any.
     """
-    run_dir = Path(trainer.args.output_dir)
-    trainer.save_model()
     metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
-    explained = annotate_rows(trainer, parts["train"])  # every process predicts its share
-    if not trainer.is_world_process_zero():
-        return metrics
+    explained = annotate_rows(trainer)  # every process predicts its share
+    name, leads = Path(trainer.args.output_dir).name, trainer.is_world_process_zero()
+    with parts_of_run(trainer.args.output_dir, command, leads, trainer.accelerator.wait_for_everyone) as run_dir:
+        trainer.save_model(str(run_dir), _internal_call=True)
+        if leads:
+            _write_parts(trainer, parts, explained, metrics, seconds, run_dir)
+            given, trainer.args.output_dir = trainer.args.output_dir, str(run_dir)
+            try:  # the card is written where the arguments say
+                trainer.create_model_card(model_name=name, tasks="text-classification")
+            finally:
+                trainer.args.output_dir = given
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+    return metrics
+
+
+def _write_parts(
+    trainer: AMALTrainer,
+    parts: Mapping[str, Dataset],
+    explained: Dataset,
+    metrics: Mapping[str, Any],
+    seconds: float,
+    run_dir: Path,
+) -> None:
     write_json(run_dir / "metrics.json", metrics)
-    rows = len(without_gold(parts["train"]))  # the user's own; the clean rows stand behind them
-    ids, weights = trainer.positions.ids[:rows], trainer.history.last_weights()[:rows]
+    rows = len(parts["train"])  # the user's own; the clean rows stand behind them
+    ids, weights = trainer.weigher.positions.ids[:rows], trainer.weigher.history.last_weights()[:rows]
     write_tensors(run_dir / "weights.safetensors", {"row_id": ids, "weights": weights})
     weights_dataset(ids, weights, trainer.stack.names).save_to_disk(run_dir / "weights")
-    write_json(run_dir / "history.json", trainer.history.curves())
+    write_json(run_dir / "history.json", trainer.weigher.history.curves())
     explained.save_to_disk(run_dir / "rows")
-    if (opinions := clean_predictions(parts["meta"], trainer.stack)) is not None:
+    if (opinions := clean_predictions(trainer, trainer.model.config.num_labels)) is not None:
         opinions.save_to_disk(run_dir / "clean")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
     write_teacher_table(run_dir)
-    trainer.create_model_card(model_name=run_dir.name, tasks="text-classification")
-    return metrics
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -331,17 +376,17 @@ def _describe(trainer: AMALTrainer, parts: Mapping[str, Dataset], seconds: float
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
     return {
         "name": Path(args.output_dir).name,
-        "classes": parts["meta"].features["label"].names,
+        "classes": parts["clean"].features["label"].names,
         "sources": list(sources),
         "primary": next(labels, None),
         "method": args.method,
         "config": json.loads(args.describe()),
-        "data": {name: len(without_gold(part)) for name, part in parts.items()},
+        "data": {name: len(part) for name, part in parts.items()},
         "versions": {p: importlib.metadata.version(p) for p in packages},
         "seed": args.seed,
         "seconds": seconds,
-        "meta_share": trainer.meta_clock.share(),
+        "meta_share": trainer.weigher.clock.share(),
         **trainer.stack.temperatures.values(),
         "asserts": asserts,
-        "clean": count_clean(parts["meta"], trainer.stack.losses, blocks),
+        "clean": count_clean(parts["clean"], trainer.stack.losses, blocks),
     }

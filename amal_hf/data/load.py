@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from transformers.utils import logging
 
+from amal_hf._files import check_writable
 from amal_hf.data.classes import name_classes
 from amal_hf.data.read_files import READERS, one_line, read_file, read_json, read_parts, suffix
 
@@ -59,6 +61,7 @@ def load_splits(data: str) -> DatasetDict:
             f"`data`: expected a file, a folder or a name on the Hub, found no {data!r}. Check the path: it is read "
             f"relative to {Path.cwd()}."
         )
+    check_writable("HF_HOME", datasets.config.HF_DATASETS_CACHE)
     with one_line(data):
         loaded = load_dataset(data)
     return _with_train(loaded, data)

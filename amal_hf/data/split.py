@@ -104,7 +104,7 @@ def check_named(splits: Mapping[str, Dataset], given: Mapping[str, str]) -> None
 def divided(
     splits: DatasetDict, clean: str, clean_rows: int, selection: str, selection_rows: int, seed: int
 ) -> dict[str, Dataset]:
-    """`train`, `meta` (the clean rows) and, where asked for, `selection`.
+    """`train`, `clean` (the clean rows) and, where asked for, `selection`.
 
     Args:
         splits: rows with a `ClassLabel` column `label`, where they have labels.
@@ -119,7 +119,7 @@ def divided(
         pool = labelled_rows(splits, origin)
     parts = {"train": splits["train"]}
     if selection == origin and clean_rows and not selection_rows:  # the others select
-        parts["meta"], parts["selection"] = hold_out(pool, clean_rows, seed)
+        parts["clean"], parts["selection"] = hold_out(pool, clean_rows, seed)
         return parts
     shared = selection == origin or (not selection and selection_rows > 0)
     if shared:
@@ -128,9 +128,9 @@ def divided(
         chosen = labelled_rows(splits, selection)
         parts["selection"] = hold_out(chosen, selection_rows, seed, share=1.0)[0] if selection_rows else chosen
     if origin == "train":
-        parts["meta"], parts["train"] = hold_out(pool, clean_rows, seed)
+        parts["clean"], parts["train"] = hold_out(pool, clean_rows, seed)
     else:
-        parts["meta"] = hold_out(pool, clean_rows, seed, share=1.0)[0] if clean_rows else pool
+        parts["clean"] = hold_out(pool, clean_rows, seed, share=1.0)[0] if clean_rows else pool
     return parts
 
 

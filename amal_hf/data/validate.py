@@ -15,35 +15,38 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
 from amal_hf import _checks
-from amal_hf._types import ROW_ID
-from amal_hf.config import WITHOUT_CLASSES, AMALConfig
+from amal_hf._types import ROW_ID, Outputs
+from amal_hf.config import AMALConfig
 from amal_hf.data.columns import LABEL_ALIASES, LABELS, guard_splits
 from amal_hf.denoising import without_gold
-from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote, SlowCopy
+from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
+from amal_hf.methods import WITHOUT_CLASSES
 from amal_hf.mixing import Corrected, Mixing, Trust
 
 logger = logging.get_logger(__name__)
 
 
 def look_over(
-    args: Any, model: Any, losses: Any, splits: Mapping[str, Any], mixing: Any
+    args: Any, model: Any, losses: Any, splits: Mapping[str, Any], mixing: Any, others: Mapping[str, Any]
 ) -> tuple[LossStack, dict[str, Any]]:
     """The sources as a stack, and a training row without missing values, after every check that needs no trainer.
 
     Args:
         model: the student, or the function that makes it.
-        splits: train, meta and eval, each a data set or nothing.
+        splits: train, clean and eval, each a data set or nothing.
 
     Raises:
         ValueError: something is not as it must be, with what was expected and found.
         OSError: `output_dir` cannot be written.
     """
     check_arguments(args, model, losses, splits, mixing)
+    check_loss_is_ours(args, others)
+    args = args.resolved()
     example = first_row(splits["train"])
     check_columns(example, losses)
     stack = LossStack(losses, example)
-    check_sources(args, stack, example, splits["meta"], mixing)
+    check_sources(args, stack, example, splits["clean"], mixing)
     guard_splits({**splits, "train": without_gold(splits["train"])}, args.text_columns, args.strict)
     return stack, example
 
@@ -73,10 +76,11 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
         kinds = (Dataset, type(None)) if name != "train" else (Dataset, IterableDataset, TorchDataset, type(None))
         for one in each.values():
             _checks.of_type(f"{name}_dataset", one, kinds, "one datasets.Dataset", told)
+    settings = args.resolved()
     for name in ("meta_every", "meta_batch_size", "refresh_every", "refresh_repeats", "max_length"):
-        _checks.whole(name, getattr(args, name))
-    _checks.finite("mixing_start", args.mixing_start)
-    _checks.finite("clamp", args.clamp)
+        _checks.whole(name, getattr(settings, name))
+    _checks.finite("mixing_start", settings.mixing_start)
+    _checks.finite("clamp", settings.clamp)
     if isinstance(args.text_columns, str) or not all(isinstance(each, str) for each in args.text_columns):
         raise ValueError(
             f"`text_columns`: expected a list of column names, found {args.text_columns!r}. Write it as ['text']."
@@ -132,25 +136,19 @@ def check_columns(example: Mapping[str, Any], losses: Mapping[str, Any]) -> None
 
 
 def check_sources(
-    args: AMALConfig, stack: LossStack, example: Mapping[str, Any], meta: Any, mixing: Mixing | None
+    args: AMALConfig, stack: LossStack, example: Mapping[str, Any], clean: Any, mixing: Mixing | None
 ) -> None:
     """Columns, start values and clean rows are there.
 
     Args:
         example: a training row without missing values.
-        meta: the clean rows, if any.
+        clean: the clean rows, if any.
         mixing: a mixing given in place of `args.mixing`.
 
     Raises:
         ValueError: something is missing, with what was expected and found.
     """
     _checks.columns("train_dataset", example, {name: loss.columns for name, loss in stack.losses.items()})
-    if args.posterior_column and args.posterior_column not in example:
-        raise ValueError(
-            f"`train_dataset`: method {args.method!r} expects column {args.posterior_column!r}, log-probabilities "
-            "of each row's class; found none. Prepare what the trainer is given: "
-            "AMALTrainer(**with_evidence(model=..., args=..., ...))."
-        )
     _checks.start_values(args.mixing_start, stack.names)
     if twice := sorted({name for name in stack.names if stack.names.count(name) > 1 or name == ROW_ID}):
         raise ValueError(
@@ -158,15 +156,38 @@ def check_sources(
             "Rename one."
         )
     learns = args.mixing not in ("fixed", "corrected") if mixing is None else mixing.learns
-    if learns and (meta is None or len(meta) == 0):
+    if (learns or (args.mixing == "corrected" and mixing is None)) and (clean is None or len(clean) == 0):
         raise ValueError(
-            "`clean_dataset`: expected clean rows that steer the weights, found none. Hold out a few labelled "
-            "rows (10 per class help already), or set mixing='fixed'."
+            f"`clean_dataset`: expected clean rows that steer the weights, found none with method {args.method!r}. "
+            "Hold out a few labelled rows (10 per class help already), or set method='fixed'."
+        )
+    if args.mixing == "corrected" and mixing is None and (taken := sorted({"probe", "clean"} & {*stack.losses})):
+        raise ValueError(
+            f"`losses`: expected names other than 'probe' and 'clean', two sources that method 'denoise' adds; found "
+            f"{taken}. Rename them."
         )
     if len(stack.temperatures) and not (learns and args.refresh == "step"):
         raise ValueError(
             f"`temperature`: 'learned' expects a lookahead in the training step that can move it, found none with "
             f"method {args.method!r}. Set a number, or a method that looks ahead: 'trust', 'amal-step' or 'alm-kd'."
+        )
+
+
+def check_loss_is_ours(args: AMALConfig, others: Mapping[str, Any]) -> None:
+    """Nothing is given that would change the loss of evaluation, and not that of training.
+
+    Raises:
+        ValueError: naming what is in the way, and what to use instead.
+    """
+    if others.get("compute_loss_func") is not None:
+        raise ValueError(
+            "`compute_loss_func`: expected none, found a function: AMALTrainer's loss is the mixture of `losses`. Give "
+            "the function there, as a source: `(outputs, batch) -> [N]`."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"`label_smoothing_factor`: expected 0, found {args.label_smoothing_factor}, which sources do not read. "
+            "Set it in the source: CrossEntropy(label_smoothing=...)."
         )
 
 
@@ -180,7 +201,7 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
     Raises:
         ValueError: naming what is in the way, and what to use instead.
     """
-    args = trainer.args
+    args = trainer.settings
     if mixing.per_row and not counted:
         raise ValueError(
             "`train_dataset`: expected rows that can be indexed, to keep a weight for each; found a stream "
@@ -196,11 +217,6 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
     if trainer.task != SINGLE_LABEL:
         _check_without_classes(trainer.task, args, mixing)
     in_parts = by_fsdp2(trainer)
-    if trainer.stack.position(SlowCopy) is not None and (in_parts or trainer.is_fsdp_enabled):
-        raise ValueError(
-            "`losses`: SlowCopy keeps a copy of every parameter, and expects them whole on every process; found them "
-            "split by FSDP. Leave it out, or use plain data parallelism."
-        )
     if not mixing.learns:
         return
     if args.gradient_accumulation_steps > 1 and (args.lookahead != "none" or args.center):
@@ -256,7 +272,12 @@ def check_finite(trainer: Any, what: str, value: Any) -> None:
     scaled = precision == "fp16" and (scaler is not None or trainer.is_deepspeed_enabled)
     if scaled or math.isfinite(value):  # of a tensor on a GPU one copy, and no operation
         return
-    ids, losses = trainer._seen
+    inputs, logits = trainer._seen
+    ids = inputs.get(ROW_ID)
+    try:
+        losses = trainer.stack(Outputs(logits=logits), inputs)
+    except AttributeError:  # a source that reads more of the model than its logits
+        losses = logits.new_zeros(len(logits), len(trainer.stack))
     wrong = ~losses.isfinite()
     sources = [name for name, column in zip(trainer.stack.names, wrong.any(0).tolist(), strict=True) if column]
     rows = ids[wrong.any(1)].tolist() if ids is not None else []

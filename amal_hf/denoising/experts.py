@@ -16,6 +16,7 @@ from amal_hf.metagrad import ridge_leave_one_out
 RIDGE = 0.5  # relative to the mean diagonal: from 0.1 to 3 the corrected labels differ by less than a point
 SPAN = 2.0  # nats: mean length of what the probe says at w = 1
 PRECISION, ROWS = 0.8, 20.0  # before anything is counted a vote is right 4 times of 5, as if 20 rows were seen
+CHUNK = 8192  # rows with dense votes at a time
 PULL, MOST = 3.0, 6.0  # how many rows the weight from before is worth, and the bound of w
 
 
@@ -36,14 +37,14 @@ class Expert:
     """Somebody with something to say about the class of a row.
 
     Args:
-        told: what it says of the training rows, `[N, C]` in nats, centred or not.
-        left_out: what it says of each clean row without having seen it, `[M, C]`.
-        before: its weight where the clean rows do not say otherwise.
+        train_log_odds: what it says of the training rows, `[N, C]` in nats, centred or not.
+        oof_log_odds: what it says of each clean row without having seen it, `[M, C]`.
+        prior_weight: its weight where the clean rows do not say otherwise.
     """
 
-    told: Tensor
+    train_log_odds: Tensor
     oof_log_odds: Tensor
-    before: float
+    prior_weight: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Probe:
 
     Args:
         coefficients: `[H + 1, C]`, the bias last.
-        left_out: what is said of each clean row by the others, `[M, C]`, in nats, centred.
+        oof_log_odds: what is said of each clean row by the others, `[M, C]`, in nats, centred.
         scale: nats per unit of regression.
 
     Example:
@@ -94,7 +95,7 @@ class NaiveBayesVotes:
 
     Args:
         log_odds: log(C · P_j(c | s)), `[K, C true, C said]`, in nats.
-        left_out: what the votes say of each clean row, counted on the others, `[M, C]`.
+        oof_log_odds: what the votes say of each clean row, counted on the others, `[M, C]`.
 
     Example:
         >>> votes = torch.tensor([[0, -1], [0, 1], [1, 1], [0, 1]])
@@ -108,30 +109,33 @@ class NaiveBayesVotes:
 
     log_odds: Tensor
     oof_log_odds: Tensor
+    weight: Tensor
 
     @classmethod
-    def count(cls, votes: Tensor, labels: Tensor, num_classes: int) -> NaiveBayesVotes:
-        """From the clean rows' votes `[M, K]`, -1 abstains, and classes `[M]`."""
+    def count(cls, votes: Tensor, labels: Tensor, num_classes: int, weight: Tensor | None = None) -> NaiveBayesVotes:
+        """From the clean rows' votes `[M, K]`, -1 abstains, and classes `[M]`; `weight` `[K]` of each function."""
+        weight = torch.ones(votes.shape[1], dtype=torch.double) if weight is None else weight
         said = one_hot(votes, num_classes)
         truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
         counts = torch.einsum("mc,mks->kcs", truth, said)
         oof_log_odds = [
-            torch.einsum("kcs,ks->c", _log_odds(counts - torch.einsum("c,ks->kcs", mine, its)), its)
+            torch.einsum("kcs,ks,k->c", _log_odds(counts - torch.einsum("c,ks->kcs", mine, its)), its, weight)
             for mine, its in zip(truth, said, strict=True)
         ]
-        return cls(_log_odds(counts), torch.stack(oof_log_odds) * _tempered(votes))
+        return cls(_log_odds(counts), torch.stack(oof_log_odds) * _tempered(votes, weight), weight)
 
     def __call__(self, votes: Tensor) -> Tensor:
         """Log-odds `[N, C]` in nats of rows with `votes` `[N, K]`; zeros where nobody votes."""
-        log_linear_pool = torch.einsum("kcs,nks->nc", self.log_odds, one_hot(votes, self.log_odds.shape[1]))
-        return log_linear_pool * _tempered(votes)
+        weighted, num_classes = self.log_odds * self.weight[:, None, None], self.log_odds.shape[1]
+        parts = [torch.einsum("kcs,nks->nc", weighted, one_hot(some, num_classes)) for some in votes.split(CHUNK)]
+        return torch.cat(parts) * _tempered(votes, self.weight)
 
 
 def fit_weights(oof_log_odds: Sequence[Tensor], labels: Tensor, before: Sequence[float]) -> Tensor:
     """w `[E]` in [0, 6]: how far each expert is believed, by the likelihood of the clean rows' classes.
 
     Args:
-        left_out: what each of E experts says of each clean row without having seen it, `[M, C]`, in nats.
+        oof_log_odds: what each of E experts says of each clean row without having seen it, `[M, C]`, in nats.
         labels: their classes `[M]`; every class weighs the same.
         before: w of each where the clean rows say nothing, as if three of them had spoken for it.
 
@@ -158,14 +162,17 @@ def fit_weights(oof_log_odds: Sequence[Tensor], labels: Tensor, before: Sequence
 
 def fit_stacking_weights(experts: Sequence[Expert], labels: Tensor) -> list[Expert]:
     """What each says, times how far it is believed (`fit_weights`)."""
-    weights = fit_weights([e.oof_log_odds for e in experts], labels, [e.before for e in experts])
-    return [replace(e, told=w * e.told, oof_log_odds=w * e.oof_log_odds) for w, e in zip(weights, experts, strict=True)]
+    weights = fit_weights([e.oof_log_odds for e in experts], labels, [e.prior_weight for e in experts])
+    return [
+        replace(e, train_log_odds=w * e.train_log_odds, oof_log_odds=w * e.oof_log_odds)
+        for w, e in zip(weights, experts, strict=True)
+    ]
 
 
 def log_linear_pool(experts: Sequence[Expert]) -> Expert:
     """The sum of what they say."""
-    told, oof_log_odds = (torch.stack([getattr(e, name) for e in experts]).sum(0) for name in ("told", "oof_log_odds"))
-    return Expert(told, oof_log_odds, 1.0)
+    train = torch.stack([e.train_log_odds for e in experts]).sum(0)
+    return Expert(train, torch.stack([e.oof_log_odds for e in experts]).sum(0), 1.0)
 
 
 def class_shares(log_odds: Tensor, rounds: int = 5, smoothing: float = 0.02) -> Tensor:
@@ -198,8 +205,35 @@ def one_hot(said: Tensor, num_classes: int) -> Tensor:
     return F.one_hot(said.clamp_min(0), num_classes).double() * (said >= 0)[..., None]
 
 
-def _tempered(votes: Tensor) -> Tensor:
-    return (votes >= 0).sum(1, keepdim=True).clamp_min(1).double() ** -0.5
+def votes_weight(votes: Tensor, sharpest: int = 8, rows: int = 4096) -> Tensor:
+    r"""Weight of each function, `[K]` in (0, 1]: one over how many functions say the same, itself counted.
+
+    $$u_j = 1 \Big/ \sum_k \max(0, \kappa_{jk})^8$$
+
+    with Cohen's κ of what two functions say, abstaining counted as a class: 1 for a copy, and next to nothing for two
+    that are right on the same 80 % of rows.
+
+    Args:
+        votes: `[N, K]`, -1 abstains; at most `rows` of them, evenly spread, are looked at.
+
+    References:
+        Cohen (1960), equation 1.
+    """
+    if len(votes) > rows:
+        votes = votes[torch.linspace(0, len(votes) - 1, rows).long()]
+    spoken = F.one_hot(votes + 1, int(votes.max()) + 2).double()  # [N, K, C + 1]
+    flat = spoken.transpose(0, 1).flatten(1)
+    same = flat @ flat.T / len(votes)
+    shares = spoken.mean(0)
+    chance = shares @ shares.T
+    kappa = ((same - chance) / (1 - chance).clamp_min(1e-9)).clamp(0, 1)
+    kappa = torch.where((1 - chance) < 1e-9, 0.0, kappa).fill_diagonal_(1.0)
+    return 1 / kappa.pow(sharpest).sum(1)
+
+
+def _tempered(votes: Tensor, weight: Tensor) -> Tensor:
+    """One over the root of the number of functions that vote, copies counted once, `[N, 1]`."""
+    return ((votes >= 0) * weight).sum(1, keepdim=True).clamp_min(1).double() ** -0.5
 
 
 def _log_odds(counts: Tensor) -> Tensor:

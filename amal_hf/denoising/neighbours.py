@@ -61,7 +61,7 @@ class CrossFittedRidge:
         told, unseen = self.answers(believe)
         return _expert(centred(told), centred(unseen))
 
-    def labels(self, said: Tensor, num_classes: int) -> Expert:
+    def label_expert(self, said: Tensor, num_classes: int) -> Expert:
         """How rows alike are labelled, for labels `[N]`; negative: none.
 
         Beside the beliefs, since those repeat what teachers say wrongly of a whole region, and labels do not.
@@ -96,11 +96,11 @@ class CrossFittedRidge:
         return _products(self.train, said - said.mean(0), self.turn)
 
 
-def _expert(told: Tensor, unseen: Tensor) -> Expert:
+def _expert(train_log_odds: Tensor, unseen: Tensor) -> Expert:
     """Of usual length; it must earn its weight, and cannot where the clean rows are told nothing."""
     length = float(unseen.norm(dim=1).mean())
     scale = SPAN / length if length > 0 else 0.0
-    return Expert(scale * told, scale * unseen, 0.0)
+    return Expert(scale * train_log_odds, scale * unseen, 0.0)
 
 
 def _dealt(labels: Tensor) -> Tensor:

@@ -8,15 +8,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
 from datasets import Dataset, Features, concatenate_datasets
 from datasets.utils import tqdm
 from torch import Tensor, nn
+from transformers.utils import logging
 
-from amal_hf import _checks
 from amal_hf._types import ROW_ID
+from amal_hf.denoising.assertions import Assertions
 from amal_hf.denoising.experts import (
     Expert,
     NaiveBayesVotes,
@@ -24,110 +26,155 @@ from amal_hf.denoising.experts import (
     class_shares,
     fit_stacking_weights,
     log_linear_pool,
+    votes_weight,
 )
 from amal_hf.denoising.label_noise import LabelNoise
 from amal_hf.denoising.neighbours import CrossFittedRidge
-from amal_hf.denoising.row_features import RowFeatures, logits_of, votes_of
+from amal_hf.denoising.row_features import RowFeatures
 from amal_hf.denoising.teacher_experts import named_by, of_teacher
 
-LOG_POSTERIOR, PROBE, GOLD = "evidence", "probe", "gold"
-"""log π `[N, C]`; the probe's probabilities `[N, C]`; the class of a clean row, -100 on the others."""
+logger = logging.get_logger(__name__)
+
+LOG_POSTERIOR, PROBE, GOLD = "amal_log_posterior", "amal_probe", "amal_clean_label"
+"""Columns: log π `[N, C]`; the features' probabilities `[N, C]`; the class of a clean row, -100 on the others."""
 
 AT_ONCE = 2048  # rows in tokens
 VISITS = 10  # of a clean row in a run, where only votes speak about the others
-SURE = 20.0  # nats between the class of a gold row and the others
+SURE = 20.0  # nats between the class of a clean row and the others
+LEVEL = 0.5  # weight of a distribution before the clean rows have judged it
 
 
 def add_posterior(
     train: Dataset,
     clean: Dataset,
-    model: nn.Module,
-    tokenizer: Any,
-    *,
-    votes: str = "weak_labels",
-    opinions: Sequence[str] = (),
-    label: str = "",
+    labels: Tensor,
+    num_classes: int,
+    sources: Assertions,
+    encode: Callable[[Dataset], Tensor],
     text_columns: Sequence[str] = ("text",),
-    max_length: int = 128,
-    bf16: bool = False,
 ) -> tuple[Dataset, Dataset]:
-    """Add the columns `log_posterior` and `probe` to the rows and, leave-one-out, to the clean rows.
+    """Log-probabilities of every row's class, `[N, C]`, and those of the features alone, as two new columns.
 
     Args:
         train: rows to be judged, `[N]`.
-        clean: a few rows with a `label` (a `ClassLabel`), and with the columns below where they have them.
-        model: the student before training; only its encoder is read.
-        votes: column of votes, -1 abstains ("", or absent from `train`: none).
-        opinions: columns of teachers' logits or log-probabilities, in the order of the classes; null abstains.
-        label: column of `train` with a class that may be wrong, -100 or null: none ("": nobody has labelled them).
-        max_length: tokens kept per row.
-        bf16: run the encoder under bfloat16 autocast.
+        clean: a few rows whose class is known, `[M]`.
+        labels: their classes `[M]`.
+        num_classes: C.
+        sources: what the sources assert of both.
+        encode: rows -> features `[N, H]` of unit length.
+        text_columns: by which a clean row is found to stand there twice.
 
     Returns:
-        train and clean with both columns; everything else as it was.
+        train and clean (leave-one-out) with the columns; everything else as it was.
 
     Raises:
-        ValueError: clean rows of a single class, or without a column of `opinions`.
+        ValueError: clean rows of a single class.
 
     References:
         Wolpert (1992), section 2; Saerens, Latinne, Decaestecker (2002), equation 2.2; Dawid & Skene (1979), section 3.
     """
-    num_classes = clean.features["label"].num_classes
-    labels = torch.as_tensor(clean["label"][:])
     if len(labels.unique()) < 2:
         raise ValueError(
-            f"`clean`: expected rows of at least 2 of the {num_classes} classes, found {len(labels.unique())}. "
-            "Label a few rows of every class (10 per class help already)."
+            f"`clean_dataset`: expected rows of at least 2 of the {num_classes} classes, found "
+            f"{len(labels.unique())}. Label a few rows of every class (10 per class help already)."
         )
-    _checks.columns("clean", clean.column_names, {"opinions": list(opinions)})
-    width = len(next((v for v in train[votes] if v is not None), [])) if votes in train.column_names else 0
-    features = mean_pooled(model, tokenizer, text_columns, max_length, bf16)
+    once, place = _each_text_once(clean, labels, text_columns)
     about, clean_about = (
         RowFeatures(
-            features(rows),
-            votes_of(votes, rows, width),
-            {column: logits_of(column, rows, num_classes) for column in opinions},
+            encode(rows),
+            {name: pair[side] for name, pair in sources.votes.items()},
+            {name: pair[side] for name, pair in sources.distributions.items()},
         )
-        for rows in (train, clean)
+        for side, rows in enumerate((train, clean))
     )
-    said = torch.as_tensor([-1 if y is None else y for y in train[label]]) if label else None
-    said = None if said is None or (said < 0).all() else said
-    pool = CrossFittedRidge(about.features, clean_about.features, labels)
-    labelled = None if said is None else pool.labels(said, num_classes)
-
-    def experts_of(rows: Tensor, teachers: Sequence[str] = opinions) -> tuple[list[Expert], list[Expert]]:
-        """Those whom these clean rows judge: who look at features, and who do not."""
-        mine, truth = clean_about[rows], labels[rows]
-        probe = Probe.fit(mine.features, truth, num_classes)
-        looking, others = [Expert(probe(about.features), probe.oof_log_odds, 0.0)], []  # it must earn its weight
-        if labelled is not None:
-            looking.append(replace(labelled, oof_log_odds=labelled.oof_log_odds[rows]))
-        if width:
-            precision = NaiveBayesVotes.count(mine.votes, truth, num_classes)
-            others.append(Expert(precision(about.votes), precision.oof_log_odds, 1.0))
-        return looking, others + [e for t in teachers for e in of_teacher(t, about, mine, truth, num_classes)]
-
-    def believe(rows: Tensor, teachers: Sequence[str] = opinions) -> Tensor:
-        """π `[N, C]`, as these clean rows alone have it."""
-        looking, others = experts_of(rows, teachers)
-        return _with_label(log_linear_pool(fit_stacking_weights(looking + others, labels[rows])).told, said).softmax(1)
-
-    looking, others = experts_of(torch.arange(len(labels)))
-    if pool.can_leave_out:
-        looking.append(pool.posterior_expert(believe))
-        for column in opinions:
-            named, clean_named = (named_by(rows.logits[column]) for rows in (about, clean_about))
-            others.append(
-                pool.teacher_reliability_expert(named, clean_named, num_classes, partial(believe, teachers=()))
-            )
-    heard = fit_stacking_weights(looking + others, labels)
-    said_by_all, seen = log_linear_pool(heard), log_linear_pool(heard[: len(looking)])
-    log_posterior = _with_label(said_by_all.told, said), said_by_all.oof_log_odds + class_shares(said_by_all.told).log()
+    model = LabelModel(about, clean_about[once], labels[once], num_classes, [*sources.labels.values()])
     parts = []
-    for rows, log_odds, probe in zip((train, clean), log_posterior, (seen.told, seen.oof_log_odds), strict=True):
-        rows = _with_column(rows, LOG_POSTERIOR, log_odds.log_softmax(1).float().numpy())
-        parts.append(_with_column(rows, PROBE, probe.softmax(1).float().numpy()))
+    for rows, log_odds, probe in zip((train, clean), *model.fit(), strict=True):
+        at = torch.arange(len(rows)) if rows is train else place
+        rows = _with_column(rows, LOG_POSTERIOR, log_odds.log_softmax(1).float()[at].numpy())
+        parts.append(_with_column(rows, PROBE, probe.softmax(1).float()[at].numpy()))
     return parts[0], parts[1]
+
+
+class LabelModel:
+    """Experts about the class of each row, stacked by the clean rows: posterior log-odds `[N, C]`.
+
+    Args:
+        about, clean: the training rows' and the clean rows' features and sources.
+        labels: classes of the clean rows, `[M]`.
+        num_classes: C.
+        noisy: labels that the clean rows cannot judge, each `[N]`, -1 none.
+    """
+
+    def __init__(
+        self, about: RowFeatures, clean: RowFeatures, labels: Tensor, num_classes: int, noisy: Sequence[Tensor]
+    ) -> None:
+        self.about, self.clean, self.labels, self.num_classes = about, clean, labels, num_classes
+        self.noisy = [said for said in noisy if (said >= 0).any()]
+        self.neighbours = CrossFittedRidge(about.features, clean.features, labels)
+        self.label_experts = [self.neighbours.label_expert(said, num_classes) for said in self.noisy]
+        self.copies = {name: votes_weight(votes) for name, votes in about.votes.items()}
+
+    def fit(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Log-odds of the training and (out of fold) of the clean rows: of all experts, and of the features' alone."""
+        looking, others = self._experts(torch.arange(len(self.labels)), [*self.about.logits])
+        if self.neighbours.can_leave_out:
+            looking.append(self.neighbours.posterior_expert(self._believe))
+            for name in self.about.logits:
+                named, clean_named = (named_by(rows.logits[name]) for rows in (self.about, self.clean))
+                without = partial(self._believe, teachers=())
+                others.append(self.neighbours.teacher_reliability_expert(named, clean_named, self.num_classes, without))
+        stacked = fit_stacking_weights(looking + others, self.labels)
+        every, seen = log_linear_pool(stacked), log_linear_pool(stacked[: len(looking)])
+        clean = every.oof_log_odds + class_shares(every.train_log_odds).log()
+        return (self._with_labels(every.train_log_odds), clean), (seen.train_log_odds, seen.oof_log_odds)
+
+    def _experts(self, rows: Tensor, teachers: Sequence[str]) -> tuple[list[Expert], list[Expert]]:
+        """The experts that these clean rows judge: those that read features, and those that do not."""
+        clean, truth = self.clean[rows], self.labels[rows]
+        probe = Probe.fit(clean.features, truth, self.num_classes)
+        looking, others = [Expert(probe(self.about.features), probe.oof_log_odds, 0.0)], []  # it must earn its weight
+        looking += [replace(each, oof_log_odds=each.oof_log_odds[rows]) for each in self.label_experts]
+        for name, votes in clean.votes.items():
+            counted = NaiveBayesVotes.count(votes, truth, self.num_classes, self.copies[name])
+            others.append(Expert(counted(self.about.votes[name]), counted.oof_log_odds, 1.0))
+        return looking, others + [
+            e for name in teachers for e in of_teacher(name, self.about, clean, truth, self.num_classes)
+        ]
+
+    def _believe(self, rows: Tensor, teachers: Sequence[str] | None = None) -> Tensor:
+        """π `[N, C]`, as these clean rows alone have it."""
+        looking, others = self._experts(rows, [*self.about.logits] if teachers is None else teachers)
+        pooled = log_linear_pool(fit_stacking_weights(looking + others, self.labels[rows]))
+        return self._with_labels(pooled.train_log_odds).softmax(1)
+
+    def _with_labels(self, log_odds: Tensor) -> Tensor:
+        """What experts say, `[N, C]`, and how frequent the classes are, and the labels nobody has judged."""
+        log_odds = log_odds + class_shares(log_odds).log()
+        return log_odds + sum(LabelNoise.fit(log_odds, said)(said) for said in self.noisy)
+
+
+def _each_text_once(clean: Dataset, labels: Tensor, text_columns: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Positions of the first row of every text, and where among these each clean row's text stands.
+
+    A text that stands there twice would be left out and answered by its copy.
+    """
+    columns = [c for c in text_columns if c in clean.column_names] or ["input_ids"]
+    texts = [" ".join(map(str, row)).casefold().split() for row in zip(*(clean[c][:] for c in columns), strict=True)]
+    seen: dict[tuple[str, ...], int] = {}
+    first, place = [], []
+    for i, text in enumerate(map(tuple, texts)):
+        if text not in seen:
+            seen[text] = len(first)
+            first.append(i)
+        place.append(seen[text])
+    if len(first) < len(place):
+        differ = sum(int(labels[first[at]]) != int(labels[i]) for i, at in enumerate(place))
+        logger.warning(
+            f"`clean_dataset`: {len(place) - len(first)} of {len(place)} rows repeat another's text, {differ} of them "
+            "with another class; each text counts once, with its first class."
+        )
+    return torch.tensor(first), torch.tensor(place)
 
 
 def gold_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only: bool = False) -> float:
@@ -148,12 +195,14 @@ def gold_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only:
     return min(max(VISITS * clean_rows / rows_seen, 0.25), 0.75)
 
 
-def with_gold(train: Dataset, clean: Dataset, share: float = 0.25) -> Dataset:
+def with_gold(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, share: float = 0.25) -> Dataset:
     """The rows and, so often that they are `share` of all, the clean rows; `gold` `[N]` says which.
 
     Args:
         train: rows with the columns of `add_posterior`; their `label`, if any, is left alone and not read.
-        clean: rows with `label` and the same columns.
+        clean: rows with the same columns.
+        labels: their classes, `[M]`.
+        num_classes: C.
         share: of all rows, in (0, 1).
 
     Returns:
@@ -166,10 +215,10 @@ def with_gold(train: Dataset, clean: Dataset, share: float = 0.25) -> Dataset:
     if not 0 < share < 1:
         raise ValueError(f"`share`: expected a number between 0 and 1, found {share!r}. 0.25 is usual.")
     times = max(1, round(share / (1 - share) * len(train) / len(clean)))
-    labels = np.asarray(clean["label"][:])
-    sure = SURE * np.eye(clean.features["label"].num_classes, dtype=np.float32)[labels]
+    truth = labels.numpy()
+    sure = SURE * np.eye(num_classes, dtype=np.float32)[truth]
     sure -= np.log(np.exp(sure).sum(1, keepdims=True))
-    gold = _with_column(_with_column(clean, LOG_POSTERIOR, sure), GOLD, labels)
+    gold = _with_column(_with_column(clean, LOG_POSTERIOR, sure), GOLD, truth)
     shared = [c for c in train.column_names if c in gold.column_names and c != ROW_ID]
     rows = _with_column(train, GOLD, np.full(len(train), -100))
     gold = gold.select_columns([*shared, GOLD]).select(np.tile(np.arange(len(gold)), times))
@@ -205,8 +254,12 @@ def mean_pooled(
 
     @torch.no_grad()
     def encoded(rows: Dataset) -> Tensor:
-        texts = (rows[c][:] for c in text_columns)
-        tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+        if "input_ids" in rows.column_names:
+            names = [name for name in tokenizer.model_input_names if name in rows.column_names]
+            tokens = {name: rows[name][:] for name in names}
+        else:
+            texts = (rows[c][:] for c in text_columns)
+            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
         order = np.argsort([len(ids) for ids in tokens["input_ids"]])
         found: list[Tensor] = [torch.empty(0)] * len(order)
         mode = model.training
@@ -218,7 +271,7 @@ def mean_pooled(
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 states = encoder(**inputs)[0].float()
             mask = inputs["attention_mask"][..., None].float()
-            pooled = nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).cpu()
+            pooled = nn.functional.normalize((states * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1).cpu()
             for i, row in zip(batch, pooled, strict=True):
                 found[i] = row
         model.train(mode)
@@ -227,12 +280,10 @@ def mean_pooled(
     return features
 
 
-def _with_label(log_odds: Tensor, said: Tensor | None) -> Tensor:
-    """What experts say, `[N, C]`, and how frequent the classes are, and the rows' labels."""
-    log_odds = log_odds + class_shares(log_odds).log()
-    return log_odds if said is None else log_odds + LabelNoise.fit(log_odds, said)(said)
-
-
 def _with_column(rows: Dataset, name: str, values: np.ndarray) -> Dataset:
     rows = rows.remove_columns([name]) if name in rows.column_names else rows
-    return rows.add_column(name, list(values))
+    if values.ndim == 1:
+        return rows.add_column(name, values)
+    flat = pa.array(values.reshape(-1))
+    column = pa.FixedSizeListArray.from_arrays(flat, values.shape[1]).cast(pa.list_(flat.type))
+    return concatenate_datasets([rows, Dataset(pa.table({name: column}))], axis=1)

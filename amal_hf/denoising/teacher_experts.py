@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from datasets import Dataset
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor
 
 from amal_hf.denoising.experts import Expert, NaiveBayesVotes, centred
-from amal_hf.denoising.row_features import RowFeatures, logits_of
+from amal_hf.denoising.row_features import RowFeatures
 
 
 def of_teacher(column: str, about: RowFeatures, clean: RowFeatures, labels: Tensor, num_classes: int) -> list[Expert]:
@@ -25,27 +23,29 @@ def of_teacher(column: str, about: RowFeatures, clean: RowFeatures, labels: Tens
     ]
 
 
-def adjusted_balanced_accuracy(column: str, clean: Dataset) -> float:
-    r"""How much better than chance a teacher names the classes of the clean rows, in [0, 1].
+def adjusted_balanced_accuracy(named: Tensor, labels: Tensor) -> float:
+    r"""How much better than chance the classes of the clean rows are named, in [0, 1].
 
     $$\max\Big(0, \frac{r - 1/C}{1 - 1/C}\Big), \qquad r\text{: recall, mean over the C classes of the clean rows}$$
 
     Args:
-        column: its logits, `[M, C]`; where they are null it abstains, and is not judged.
-        clean: rows with a `label`.
+        named: the class named of each clean row, `[M]`; -1 abstains, and is not judged.
+        labels: their classes, `[M]`.
 
     Returns:
-        1 where it abstains on all of them: nothing is known against it.
+        1 where nothing is known against it: it abstains on all but one class.
+
+    Example:
+        >>> adjusted_balanced_accuracy(torch.tensor([0, 1, 1, -1]), torch.tensor([0, 0, 1, 1]))
+        0.5
 
     References:
         Youden (1950), index J, for C classes.
     """
-    labels = np.asarray(clean["label"][:])
-    named = named_by(logits_of(column, clean, clean.features["label"].num_classes)).numpy()
     said = named >= 0
-    if len(np.unique(labels[said])) < 2:
+    if len(labels[said].unique()) < 2:
         return 1.0
-    return max(0.0, float(balanced_accuracy_score(labels[said], named[said], adjusted=True)))
+    return max(0.0, float(balanced_accuracy_score(labels[said].numpy(), named[said].numpy(), adjusted=True)))
 
 
 def named_by(logits: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ house.
 `PosteriorLabel`       the likeliest class of a posterior
 `Unlabelled`           another loss, on the rows without a gold class
 `FromVotes`            a loss of a posterior that votes give at the time
-`SlowCopy`             self-training: the student's own moving average
 `FunctionLoss`         your own `(outputs, batch) -> [N]`
 =====================  ==========================================================
 
@@ -30,7 +29,6 @@ from amal_hf.losses.distillation import LEARNED, Distillation
 from amal_hf.losses.hints import Hint, Relation
 from amal_hf.losses.labeling import ABSTAIN, LabelingFunctions, MajorityVote
 from amal_hf.losses.regularizers import Agreement, Entropy
-from amal_hf.losses.slow_copy import SlowCopy
 from amal_hf.losses.spear import (
     FromVotes,
     PosteriorLabel,
@@ -62,7 +60,6 @@ __all__ = [
     "MajorityVote",
     "PosteriorLabel",
     "Relation",
-    "SlowCopy",
     "SquaredError",
     "Temperatures",
     "Unlabelled",

@@ -39,6 +39,11 @@ class Loss(ABC):
     def columns(self) -> tuple[str, ...]:
         """Dataset columns this loss reads from the batch."""
 
+    @property
+    def vote_columns(self) -> tuple[str, ...]:
+        """Those of its columns that hold votes: lists of whole numbers, of which -1 abstains."""
+        return ()
+
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Per-row losses, in nats. Shape `[N]`, or `[N, k]` for a block of `k` sources."""
@@ -49,6 +54,11 @@ class Loss(ABC):
 
     def target(self, batch: Batch, num_classes: int) -> Tensor | None:
         """The class distribution the source asserts, `[N, C]` or `[N, k, C]`; None if it has none."""
+        return None
+
+    def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor] | None:
+        r"""T and q `[N, C]` or `[N, k, C]`, where the loss is $-T^2 \sum_c q_{ic} \log\mathrm{softmax}(z_i/T)_c$ and a
+        number that no parameter moves; None where it is not."""
         return None
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:

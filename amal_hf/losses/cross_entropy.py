@@ -85,6 +85,12 @@ class CrossEntropy(Loss):
             return torch.where(said[:, None], target, 0.0)
         return F.one_hot(torch.where(said, target, 0), num_classes) * said[:, None].float()
 
+    def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor] | None:
+        if self.class_weights is not None:
+            return None
+        target, said = self.target(batch, num_classes), self.mask(batch)[:, None]
+        return 1.0, target + self.label_smoothing * (1 / num_classes - target) * said
+
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         if self.class_weights is not None:
             return None

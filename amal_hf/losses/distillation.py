@@ -109,6 +109,11 @@ class Distillation(TeacherLoss):
             return None  # no class competes with another: there is no distribution over them
         return self._teacher(batch).softmax(-1) * self.mask(batch)[:, None]
 
+    def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor] | None:
+        if self.kind != "kl" or isinstance(self.temperature, str) or num_classes == 1:
+            return None
+        return self.temperature, (self._teacher(batch) / self.temperature).softmax(-1) * self.mask(batch)[:, None]
+
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         t: Any = self.temperature
         if self.kind != "kl" or t == LEARNED:  # where T is learned, ∂ℓ/∂log T is to be derived as well

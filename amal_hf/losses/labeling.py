@@ -50,6 +50,10 @@ class LabelingFunctions(Loss):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
+    @property
+    def vote_columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
     def mask(self, batch: Batch) -> Tensor:
         return batch[self.column] != ABSTAIN
 
@@ -60,6 +64,9 @@ class LabelingFunctions(Loss):
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
         return F.one_hot(batch[self.column].clamp_min(0), num_classes) * self.mask(batch)[..., None].float()
+
+    def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor]:
+        return 1.0, self.target(batch, num_classes)
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor:
         named = tangent.gather(1, batch[self.column].clamp_min(0))
@@ -103,6 +110,10 @@ class MajorityVote(Loss):
     def columns(self) -> tuple[str, ...]:
         return (self.column,)
 
+    @property
+    def vote_columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
     def mask(self, batch: Batch) -> Tensor:
         return (batch[self.column] != ABSTAIN).any(-1)
 
@@ -115,6 +126,9 @@ class MajorityVote(Loss):
         counts = (F.one_hot(votes.clamp_min(0), num_classes) * (votes != ABSTAIN)[..., None]).sum(1)
         winners = (counts == counts.amax(-1, keepdim=True)) & self.mask(batch)[:, None]
         return winners.float() / winners.sum(-1, keepdim=True).clamp_min(1)
+
+    def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor]:
+        return 1.0, self.target(batch, num_classes)
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor:
         named = self.target(batch, tangent.shape[1]).to(tangent.dtype)

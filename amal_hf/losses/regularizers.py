@@ -42,6 +42,10 @@ class Entropy(Loss):
     def columns(self) -> tuple[str, ...]:
         return () if self.uncovered is None else (self.uncovered,)
 
+    @property
+    def vote_columns(self) -> tuple[str, ...]:
+        return self.columns
+
     def mask(self, batch: Batch) -> Tensor:
         if self.uncovered is not None:
             return (batch[self.uncovered] == ABSTAIN).all(-1)

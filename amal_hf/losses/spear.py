@@ -203,6 +203,10 @@ class Unlabelled(Loss):
     gold: str = "gold"
 
     @property
+    def vote_columns(self) -> tuple[str, ...]:
+        return self.loss.vote_columns
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return (*self.loss.columns, self.gold)
 
@@ -252,6 +256,10 @@ class FromVotes(Loss):
                 f"`loss`: expected one that reads a posterior column alone, found that it reads {self.loss.columns}. "
                 "Wrap in this order: Unlabelled(FromVotes(loss, ...))."
             )
+
+    @property
+    def vote_columns(self) -> tuple[str, ...]:
+        return (self.votes,)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,27 @@ from torch import Tensor
 from amal_hf._types import Batch, Outputs, RowFunction
 from amal_hf.losses.base import FunctionLoss, Loss, expected_tangent, promised
 from amal_hf.losses.temperature import Temperatures
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    r"""All sources of a batch as one target for each temperature, $T_{ic} = \sum_k \lambda_{ik} q_{ikc}$.
+
+    Args:
+        targets: temperature -> `[N, C]`, times the temperature's square.
+        constant: what no parameter moves, `[N]`, in nats.
+    """
+
+    targets: dict[float, Tensor]
+    constant: Tensor
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Σ_k λ_ik ℓ_ik of every row, `[N]`, in nats, at logits `[N, C]`."""
+        rows = self.constant.to(logits)
+        for heat, target in self.targets.items():
+            scaled = logits if heat == 1 else logits / heat
+            rows = rows - (target.to(logits) * scaled.log_softmax(-1)).sum(-1)
+        return rows
 
 
 class LossStack:
@@ -92,6 +114,29 @@ class LossStack:
     def anywhere(self) -> bool:
         """Whether all losses read logits and columns alone, on whatever device they are."""
         return all(loss.anywhere and promised(loss, "anywhere") for loss in self.losses.values())
+
+    @property
+    def folds(self) -> bool:
+        """Whether every source is a cross-entropy to a class distribution, so that one soft target stands for all."""
+        own = all(promised(loss, "soft_target") for loss in self.losses.values())
+        return own and all(type(loss).soft_target is not Loss.soft_target for loss in self.losses.values())
+
+    def fold(self, batch: Batch, num_classes: int, weights: Tensor) -> SoftTargets | None:
+        """One soft target for each temperature, Σ_k λ_ik q_ik; None where a source is no cross-entropy."""
+        by: dict[float, list[Tensor]] = {}
+        constant = weights.new_zeros(len(weights))
+        for name, loss in self.losses.items():
+            found = loss.soft_target(batch, num_classes)
+            if found is None:
+                return None
+            heat, target = found
+            target = target.to(weights).reshape(len(weights), -1, num_classes)
+            mine = weights[:, self.slices[name]]
+            by.setdefault(heat, []).append(torch.einsum("nk,nkc->nc", mine, target) * heat**2)
+            if getattr(loss, "kind", None) == "kl":  # what KL(p ‖ q) has beside the cross-entropy: −H(p)
+                entropy = torch.special.entr(target).sum(-1) * mine
+                constant -= heat**2 * entropy.sum(-1)
+        return SoftTargets({heat: torch.stack(parts).sum(0) for heat, parts in by.items()}, constant)
 
     def targets(self, batch: Batch, num_classes: int) -> Tensor:
         """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""

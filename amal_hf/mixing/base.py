@@ -48,6 +48,9 @@ class Mixing(ABC):
     learns: bool = True
     """False where `update` does nothing, so that no lookahead is paid for."""
 
+    from_columns: bool = False
+    """True where λ needs nothing of what the student says: it can be computed before the forward."""
+
     per_row: bool = False
     """True where every row of the training set has an entry of its own: needs a map-style data set."""
 

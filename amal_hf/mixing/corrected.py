@@ -1,4 +1,4 @@
-"""Weights from a corrected label: what clean rows knew beforehand (and what a slow copy has learned since)."""
+"""Weights from a corrected label."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from amal_hf.mixing.base import Mixing, Rows
 class Corrected(Mixing):
     r"""Trust a source as far as the row's corrected label agrees with what it asserts.
 
-    $$\pi_i \propto \pi^0_i{}^{1/2}\, p(\bar\theta)_i{}^{1/2}, \qquad \lambda_{ik} = \sum_c \pi_{ic}\, q_{ikc}$$
+    $$\lambda_{ik} = \sum_c \pi_{ic}\, q_{ikc}$$
 
-    with $\pi^0$ the column of evidence (see `amal_hf.denoising`) and $p(\bar\theta)$ the student's slow copy, where
-    one is among the sources; before it speaks, and without one, π = π⁰. Learns nothing by itself, so no lookahead is
-    paid for: what the clean rows have to say stands in the column, asked before the student could memorise them, so
-    that they can be trained on as well.
+    with π the posterior of the label model (`amal_hf.denoising`). Learns nothing by itself, so no lookahead is paid
+    for: the clean rows were asked before the student could memorise them, so that they can be trained on as well.
 
     A teacher's distribution tells a student more than the one class that anybody else names (Hinton et al., 2015),
     so the loss hears the others as far as no teacher is believed, and teachers share what the best of them is worth:
@@ -29,7 +27,6 @@ class Corrected(Mixing):
     Args:
         start: level of each source, `[K]`: its weight where the corrected label gives all to what it asserts, and
             everywhere if it asserts no class (entropy, user functions).
-        slow: position of the slow copy among the sources; None: there is none.
         teachers: positions of the teachers.
         yielding: positions of the sources that name a class which a teacher may have named better.
 
@@ -46,15 +43,14 @@ class Corrected(Mixing):
         tensor([[0.9000, 0.0050]])
 
     References:
-        docs/method.md (E2), the soft label's meta-gradient, with the head taken to its end; Tarvainen & Valpola (2017).
+        docs/method.md (E2), the soft label's meta-gradient, with the head taken to its end.
     """
 
     learns = False
+    from_columns = True
 
-    def __init__(
-        self, start: Tensor, slow: int | None = None, teachers: Sequence[int] = (), yielding: Sequence[int] = ()
-    ) -> None:
-        self.start, self.slow, self.teachers, self.yielding = start, slow, list(teachers), list(yielding)
+    def __init__(self, start: Tensor, teachers: Sequence[int] = (), yielding: Sequence[int] = ()) -> None:
+        self.start, self.teachers, self.yielding = start, list(teachers), list(yielding)
 
     def weights(self, rows: Rows) -> Tensor:
         posterior = self.posterior(rows)
@@ -77,8 +73,4 @@ class Corrected(Mixing):
 
     def posterior(self, rows: Rows) -> Tensor:
         """π, `[N, C]`: the corrected label of each row."""
-        if self.slow is None:
-            return rows.log_posterior.softmax(-1)
-        speaks = rows.mask[:, self.slow, None]
-        slow = rows.targets[:, self.slow].clamp_min(1e-6).log()
-        return torch.where(speaks, (rows.log_posterior + slow) / 2, rows.log_posterior).softmax(-1)
+        return rows.log_posterior.softmax(-1)

@@ -20,6 +20,7 @@ class Fixed(Mixing):
     """
 
     learns = False
+    from_columns = True
 
     def __init__(self, start: Tensor) -> None:
         self.vector = start

@@ -17,11 +17,13 @@ from amal_hf.models.copy_layers import choose_layers, find_layers, student_from_
 from amal_hf.models.heads import HintHead, add_hint_head, remove_hint_head
 from amal_hf.models.pooling import check_layers, mean_pooled, pooled_layers
 from amal_hf.models.read_teachers import TeachConfig, name_teachers, teach, teach_splits
+from amal_hf.models.student import ModelConfig, default_model, find_models, load_student, make_student
 from amal_hf.models.teacher import Teacher, find_teachers
 from amal_hf.models.teacher_cache import Reading, TeacherCache
 
 __all__ = [
     "HintHead",
+    "ModelConfig",
     "Reading",
     "TeachConfig",
     "Teacher",
@@ -30,8 +32,12 @@ __all__ = [
     "check_layers",
     "choose_layers",
     "class_order",
+    "default_model",
     "find_layers",
+    "find_models",
     "find_teachers",
+    "load_student",
+    "make_student",
     "mean_pooled",
     "name_teachers",
     "output_order",

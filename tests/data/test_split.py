@@ -56,7 +56,7 @@ def test_nobody_called_a_row_clean():
 @pytest.mark.parametrize("name", ["clean", "validation"])
 def test_a_split_that_is_called_clean_is_taken_and_said(name, caplog):
     parts = parts_of({"train": rows_of([0, 1] * 30), name: rows_of([0, 1] * 5, 100), "test": rows_of([1, 0], 200)})
-    assert sizes(parts) == {"train": 60, "meta": 10, "test": 2}
+    assert sizes(parts) == {"train": 60, "clean": 10, "test": 2}
     assert f"the labels of {name!r} are taken as true" in caplog.text
 
 
@@ -65,29 +65,29 @@ def test_clean_comes_before_validation_and_what_is_named_before_both(caplog):
         "train": rows_of([0, 1] * 9),
         **{n: rows_of([0, 1] * 5, 100 * i) for i, n in enumerate(["validation", "clean", "mine"], 1)},
     }
-    assert places(parts_of(splits)["meta"]) == set(range(200, 210))
+    assert places(parts_of(splits)["clean"]) == set(range(200, 210))
     caplog.clear()
-    assert places(parts_of(splits, clean_split="mine")["meta"]) == set(range(300, 310))
+    assert places(parts_of(splits, clean_split="mine")["clean"]) == set(range(300, 310))
     assert "taken as true" not in caplog.text
 
 
 def test_every_row_stays_in_train_unless_it_is_held_out():
     train = make_rows(90).add_column("place", list(range(90)))
-    assert sizes(parts_of({"train": train, "validation": make_rows(9)})) == {"train": 90, "meta": 9}
+    assert sizes(parts_of({"train": train, "validation": make_rows(9)})) == {"train": 90, "clean": 9}
     parts = parts_of({"train": train}, clean_rows=4, selection_rows=6)
-    assert sizes(parts) == {"train": 60, "meta": 12, "selection": 18}
-    assert len(places(parts["train"]) | places(parts["meta"]) | places(parts["selection"])) == 90
+    assert sizes(parts) == {"train": 60, "clean": 12, "selection": 18}
+    assert len(places(parts["train"]) | places(parts["clean"]) | places(parts["selection"])) == 90
 
 
 def test_selection_rows_come_from_the_clean_split_if_asked_for():
     splits = {"train": make_rows(30), "validation": make_rows(24, seed=1), "test": make_rows(9, seed=2)}
     shared = parts_of(splits, clean_split="validation", selection_split="validation")
-    assert sizes(shared) == {"train": 30, "meta": 12, "selection": 12, "test": 9}
-    assert sizes(parts_of(splits, selection_rows=2)) == {"train": 30, "meta": 18, "selection": 6, "test": 9}
+    assert sizes(shared) == {"train": 30, "clean": 12, "selection": 12, "test": 9}
+    assert sizes(parts_of(splits, selection_rows=2)) == {"train": 30, "clean": 18, "selection": 6, "test": 9}
     rest = parts_of(splits, clean_split="validation", selection_split="validation", clean_rows=2)
-    assert sizes(rest) == {"train": 30, "meta": 6, "selection": 18, "test": 9}
+    assert sizes(rest) == {"train": 30, "clean": 6, "selection": 18, "test": 9}
     some = parts_of(splits, clean_split="validation", clean_rows=2, selection_split="test")
-    assert len(some["meta"]) == 6 and list(some["selection"]) == list(some["test"])
+    assert len(some["clean"]) == 6 and list(some["selection"]) == list(some["test"])
 
 
 @pytest.mark.parametrize("setting", ["clean_split", "selection_split", "test_split"])
@@ -107,7 +107,7 @@ def test_splits_that_cannot_be_named(setting, name, message):
 def test_rows_without_a_label_are_left_out_and_counted(missing, caplog):
     splits = {name: rows_of([0, missing, 1, missing]) for name in ("clean", "selection", "test")}
     parts = parts_of({"train": rows_of([0, 1, missing, 1]), **splits}, selection_split="selection")
-    assert sizes(parts) == {"train": 4, "meta": 2, "selection": 2, "test": 2}
+    assert sizes(parts) == {"train": 4, "clean": 2, "selection": 2, "test": 2}
     for name in splits:
         assert f"`{name}`: 2 of 4 rows have no label" in caplog.text
 
@@ -140,7 +140,7 @@ def test_one_reader_reads_the_labels_of_all_splits():
         "test": rows_of([["spam"], ["ham"]]),
     }
     parts = parts_of(splits, classes=["ham", "spam"])
-    assert [parts[name]["label"][:] for name in ("train", "meta", "test")] == [[0, 1, 0, None], [0, 1], [1, 0]]
+    assert [parts[name]["label"][:] for name in ("train", "clean", "test")] == [[0, 1, 0, None], [0, 1], [1, 0]]
 
 
 @pytest.mark.parametrize("split", ["train", "clean", "test"])
@@ -163,7 +163,7 @@ def test_annotators_become_one_column_of_votes():
     settings = {"annotators": ["gpt", "llama"], "classes": ["ham", "spam"]}
     parts = parts_of({"train": train, "clean": rows_of([0, 1])}, **settings)
     assert parts["train"]["annotators"][:] == [[0, 0], [-1, -1], [1, -1]]
-    assert "annotators" not in parts["meta"].column_names
+    assert "annotators" not in parts["clean"].column_names
     loss = source_losses(DataConfig(**settings))["annotators"]
     assert loss.sources("annotators", parts["train"][0]) == ("annotators/gpt", "annotators/llama")
     with pytest.raises(ValueError, match=r"`columns`: .*gpt: 1 answers, e.g. \['eggs'\]"):
@@ -173,10 +173,10 @@ def test_annotators_become_one_column_of_votes():
 # ---- texts ----
 
 
-@pytest.mark.parametrize("split", ["train", "meta", "selection", "test"])
+@pytest.mark.parametrize("split", ["train", "clean", "selection", "test"])
 @pytest.mark.parametrize("text", [None, "", " \n\t"])
 def test_rows_without_a_text(split, text):
-    splits = {name: rows_of([0, 1, 0]) for name in ("train", "meta", "selection", "test")}
+    splits = {name: rows_of([0, 1, 0]) for name in ("train", "clean", "selection", "test")}
     splits[split] = splits[split].remove_columns("text").add_column("text", ["a", text, "b"])
     with pytest.raises(
         ValueError, match=rf"`text`: expected a text on every row of {split!r}, found 1 without, e.g. row\(s\) \[1\]"

@@ -151,7 +151,7 @@ def test_corpus_is_replaced_and_nothing_else_is(run_dir, tmp_path):
     assert len(denoise(run_dir, tmp_path / "corpus")) == 60
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="`OUT`: expected a new folder"):
+    with pytest.raises(OSError, match="`OUT`: expected a new or empty folder"):
         denoise(run_dir, tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "mine"]
     with pytest.raises(FileNotFoundError, match="`RUN_DIR`"):

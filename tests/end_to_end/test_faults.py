@@ -84,7 +84,13 @@ def test_no_room_for_a_checkpoint(room, build):
 
     resumed = made(folder)
     resumed.train(resume_from_checkpoint=True)
-    assert identical(parameters(resumed) | resumed.mixing.state(), parameters(whole) | whole.mixing.state()) == []
+    after = parameters(whole) | whole.weigher.mixing.state()
+    assert identical(parameters(resumed) | resumed.weigher.mixing.state(), after) == []
+        identical(
+            parameters(resumed) | resumed.weigher.mixing.state(), parameters(whole) | whole.weigher.mixing.state()
+        )
+        == []
+    )
 
 
 def test_a_folder_that_may_not_be_written(build, tmp_path):
@@ -172,7 +178,7 @@ def test_a_direction_that_is_no_number_moves_no_weight(build, monkeypatch):
 
     monkeypatch.setattr(trainer, "steer", steered)
     trainer.train()
-    assert trainer.mixing.table.eq(1).all()
+    assert trainer.weigher.mixing.table.eq(1).all()
     assert all(p.isfinite().all() for p in parameters(trainer).values())
 
 

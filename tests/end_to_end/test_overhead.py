@@ -43,7 +43,7 @@ def asked_by(steps, name, clean=8):
         stepper.step()
         return stepper.trainer.asked
     seen = []
-    stepper.trainer.mixing.update = lambda rows, gradient: seen.append(gradient)
+    stepper.trainer.weigher.mixing.update = lambda rows, gradient: seen.append(gradient)
     stepper.step()
     return seen[0]
 

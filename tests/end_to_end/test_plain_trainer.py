@@ -78,7 +78,7 @@ def test_history_of_weights_is_only_looked_at(method, build, student, rows, loss
         settings = {"method": method, "log_weights": log_weights, "refresh_every": 1}
         trainer = build(settings, model=student(dropout=0.2), losses=losses(), train_dataset=rows(32, wrong=0.4))
         trainer.train()
-        return parameters(trainer), trainer.mixing.state()
+        return parameters(trainer), trainer.weigher.mixing.state()
 
     (with_log, weights_with), (without, weights_without) = trained(True), trained(False)
     assert identical(with_log, without) == []

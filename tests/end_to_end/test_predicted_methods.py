@@ -19,11 +19,11 @@ LEARNS = [method for method in MADE if method != "l2r"]  # l2r keeps nothing
 @pytest.mark.parametrize("moves", ["head", "all"])
 def test_recipe_trains_and_moves_what_it_says(method, moves, build, student, losses):
     trainer = build({"method": method, "lookahead_params": moves}, losses=losses())
-    assert type(trainer.mixing) is MADE[method]
-    start = {k: v.clone() for k, v in trainer.mixing.state().items()}
+    assert type(trainer.weigher.mixing) is MADE[method]
+    start = {k: v.clone() for k, v in trainer.weigher.mixing.state().items()}
     trainer.train()
     assert identical(parameters(trainer), dict(student().named_parameters()))
-    assert bool(identical(trainer.mixing.state(), start)) is (method in LEARNS)
+    assert bool(identical(trainer.weigher.mixing.state(), start)) is (method in LEARNS)
     weights = table_of(trainer)
     spoken = weights[~weights.isnan()]
     assert spoken.isfinite().all() and (spoken >= 0).all() and spoken.std() > 0
@@ -49,7 +49,7 @@ def test_sixteen_rows_at_once_or_in_parts(method, build, student, rows, losses):
         settings = {"method": method, **split, "lookahead": "none", "probe_weight": 0.0, "meta_start": 1}
         trainer = build(settings, model=student().double(), train_dataset=rows(64, wrong=0.4), losses=losses())
         trainer.train()
-        return parameters(trainer) | trainer.mixing.state() | {"last": table_of(trainer)}
+        return parameters(trainer) | trainer.weigher.mixing.state() | {"last": table_of(trainer)}
 
     whole, *parts = (trained(*split) for split in [(16, 1), (4, 4)])
     for other in parts:
@@ -65,7 +65,7 @@ def test_resumed_is_uninterrupted(method, build, rows, losses):
         return build(settings, model=planted.make_student(dropout=0.2), train_dataset=train, losses=losses())
 
     def ends(trainer):
-        return parameters(trainer) | trainer._amal_state() | {"weights": table_of(trainer)}
+        return parameters(trainer) | trainer.weigher.state_dict() | {"weights": table_of(trainer)}
 
     whole, resumed = made(), made()
     whole.train()

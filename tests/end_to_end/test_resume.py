@@ -35,7 +35,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def ends(trainer: Any) -> dict[str, torch.Tensor]:
     """Everything a further step would depend on."""
-    held = parameters(trainer) | trainer._amal_state() | {"weights": table_of(trainer)}
+    held = parameters(trainer) | trainer.weigher.state_dict() | {"weights": table_of(trainer)}
     for name in ("optimizer", "lr_scheduler"):
         leaves, _ = tree_flatten(getattr(trainer, name).state_dict())
         held |= {
@@ -124,7 +124,7 @@ def test_best_and_newest_are_kept(limit, build, rows):
     told = (Path(trainer.args.output_dir) / "checkpoint-4" / "trainer_state.json").read_text()
     assert f'"best_model_checkpoint": "{trainer.args.output_dir}/checkpoint-4"' in told
     stored = load_file(f"{trainer.args.output_dir}/checkpoint-4/amal_state.safetensors")
-    assert torch.equal(trainer.mixing.table, stored["table"])
+    assert torch.equal(trainer.weigher.mixing.table, stored["table"])
 
 
 def test_a_checkpoint_written_again_is_the_new_one(build):
@@ -165,6 +165,6 @@ def test_trials_have_folders_of_their_own(build, monkeypatch):
     for number in (0, 1):
         trainer._trial = SimpleNamespace(number=number)
         trainer.train(trial=trainer._trial)
-        starts.append(parameters(trainer) | trainer.mixing.state())
+        starts.append(parameters(trainer) | trainer.weigher.mixing.state())
         assert (Path(trainer.args.output_dir) / f"trial-{number}" / "checkpoint-8" / "trainer_state.json").is_file()
     assert identical(*starts) == []

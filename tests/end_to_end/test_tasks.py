@@ -174,7 +174,7 @@ def test_a_recipe_left_open_is_one_that_works(make):
     assert (args.method, trainer.args.method, trainer.args.mixing, trainer.args.mixing_lr) == (
         "trust", "meta-weight-net", "meta-weight-net", 0.05,
     )  # fmt: skip
-    assert trainer.args.normalize == "mean" and isinstance(trainer.mixing, MetaWeightNet)
+    assert trainer.args.normalize == "mean" and isinstance(trainer.weigher.mixing, MetaWeightNet)
 
 
 def test_heads_of_one_class_are_as_before(build):

@@ -30,12 +30,12 @@ SOON = {"refresh_every": 1}  # the authors' schedule would wait for ten epochs
 )
 def test_recipe_trains_and_moves_what_it_says(method, learns, build, student):
     trainer = build({"method": method, **SOON})
-    start = {k: v.clone() for k, v in trainer.mixing.state().items()}
+    start = {k: v.clone() for k, v in trainer.weigher.mixing.state().items()}
     trainer.train()
 
-    assert trainer.mixing.learns is learns
+    assert trainer.weigher.mixing.learns is learns
     assert identical(parameters(trainer), dict(student().named_parameters()))
-    now = trainer.mixing.state()
+    now = trainer.weigher.mixing.state()
     if learns:
         assert identical(now, start)
     else:
@@ -54,15 +54,15 @@ def test_a_table_in_half_precision_is_the_table_to_its_rounding(build):
     for trainer in (half, whole):
         trainer.train()
     assert half.mixing.table.dtype == half.history.last_weights().dtype == torch.float16
-    assert (half.mixing.table.float() - whole.mixing.table).abs().max() < 2e-2
-    assert (whole.mixing.table - 1).abs().max() > 0.1
+    assert (half.mixing.table.float() - whole.weigher.mixing.table).abs().max() < 2e-2
+    assert (whole.weigher.mixing.table - 1).abs().max() > 0.1
 
 
 def test_centring_holds_the_mean_weight(build):
     def mean(**settings):
         trainer = build({"method": "amal-step", "num_train_epochs": 4, "mixing_lr": 0.02, **settings})
         trainer.train()
-        return trainer.mixing.table.mean(0)
+        return trainer.weigher.mixing.table.mean(0)
 
     held, free = mean(), mean(center=False)
     assert (held - 1).abs().max() < 1e-5
@@ -85,7 +85,7 @@ def test_before_meta_start_nothing_moves(build):
 
     class Look(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            seen[state.global_step] = trainer.mixing.table.clone()
+            seen[state.global_step] = trainer.weigher.mixing.table.clone()
 
     trainer.add_callback(Look())
     trainer.train()
@@ -96,7 +96,7 @@ def test_before_meta_start_nothing_moves(build):
 def test_lookaheads_come_every_meta_every_steps(build):
     trainer = build({"method": "trust", "meta_start": 1, "meta_every": 3, "num_train_epochs": 2})
     trainer.train()  # of eight steps: 1, 4, 7
-    assert int(trainer._lookahead.lookaheads) == 3
+    assert int(trainer.weigher.lookahead.lookaheads) == 3
 
 
 def test_clean_rows_are_encoded_before_the_training_forward(build):
@@ -118,7 +118,7 @@ def test_the_graph_of_the_clean_rows_is_gone_before_the_training_forward(lookahe
     judge, probe, training = (False, True), (True, False), (True, True)
     shared = [judge, probe, probe, training, probe, probe, training]
     assert seen == 2 * (shared if lookahead == "none" else 2 * [training, judge, probe, probe])
-    assert trainer._lookahead._direction is None  # as large as the model: not kept between steps
+    assert trainer.weigher.lookahead._direction is None  # as large as the model: not kept between steps
 
 
 @pytest.mark.parametrize("params", ["head", "all"])
@@ -130,11 +130,11 @@ def test_a_temperature_is_learned_beside_the_weights(params, build, losses):
         split = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": times}
         trainer = build({**settings, **split}, losses=hot, model_init=lambda: planted.make_student())
         trainer.train()
-        ends[micro] = {name: tensor.clone() for name, tensor in trainer._amal_state().items()}
+        ends[micro] = {name: tensor.clone() for name, tensor in trainer.weigher.state_dict().items()}
         told = [log["temperature/teacher"] for log in trainer.state.log_history if "temperature/teacher" in log]
         assert told[0] == pytest.approx(2.0) and len({round(t, 6) for t in told}) > 3
         trainer.train()  # afresh
-        assert identical(trainer._amal_state(), ends[micro]) == []
+        assert identical(trainer.weigher.state_dict(), ends[micro]) == []
     assert furthest(ends[4], ends[16]) < 1e-4
 
 
@@ -148,9 +148,9 @@ def test_mixing_of_ones_own_starts_afresh_at_every_run(build):
     mine = Shared(torch.tensor([0.5, 0.5]), "simplex", step=0.2, clamp=(0.0, 1.0))
     trainer = build(mixing=mine, model_init=lambda: planted.make_student())
     trainer.train()
-    first = {k: v.clone() for k, v in trainer.mixing.state().items()}
+    first = {k: v.clone() for k, v in trainer.weigher.mixing.state().items()}
     trainer.train()
-    assert identical(trainer.mixing.state(), first) == []
+    assert identical(trainer.weigher.mixing.state(), first) == []
     assert not torch.equal(first["shared"], torch.tensor([0.5, 0.5]))
 
 
@@ -282,7 +282,7 @@ def test_best_model_comes_with_its_weights(method, build, rows):
     assert identical(parameters(trainer), after["parameters"]) == []
     assert torch.equal(table_of(trainer), after["last"])
     stored = hf_state(trainer.state.best_model_checkpoint)
-    learned = trainer.mixing.state()
+    learned = trainer.weigher.mixing.state()
     assert identical(learned, {k: stored[k] for k in learned}) == []
     final = hf_state(f"{trainer.args.output_dir}/checkpoint-12")
     assert identical(learned, {k: final[k] for k in learned}), "the last weights are the best ones: nothing was shown"
@@ -309,7 +309,7 @@ def test_saving_changes_nothing(build):
     def trained(**settings):
         trainer = build({"method": "trust", "meta_every": 3, **settings}, model=planted.make_student(dropout=0.2))
         trainer.train()
-        return parameters(trainer) | trainer.mixing.state()
+        return parameters(trainer) | trainer.weigher.mixing.state()
 
     assert identical(trained(), trained(save_strategy="steps", save_steps=1)) == []
 
@@ -320,11 +320,11 @@ def test_saving_changes_nothing(build):
 def test_every_run_starts_afresh(build):
     trainer = build(model_init=lambda: planted.make_student())
     trainer.train()
-    first = parameters(trainer) | trainer.mixing.state() | {"last": table_of(trainer)}
+    first = parameters(trainer) | trainer.weigher.mixing.state() | {"last": table_of(trainer)}
     trainer.train()
-    second = parameters(trainer) | trainer.mixing.state() | {"last": table_of(trainer)}
+    second = parameters(trainer) | trainer.weigher.mixing.state() | {"last": table_of(trainer)}
     assert identical(first, second) == []
-    assert [log["step"] for log in trainer.history.summaries] == [2, 4, 6, 8]
+    assert [log["step"] for log in trainer.weigher.history.summaries] == [2, 4, 6, 8]
 
 
 def test_trials_of_a_search_do_not_inherit_weights(build, rows, monkeypatch):
@@ -341,7 +341,7 @@ def test_trials_of_a_search_do_not_inherit_weights(build, rows, monkeypatch):
                 trainer.objective = None
                 trainer.train(trial=SimpleNamespace(number=number, params={"mixing_lr": kappa}))
                 runs.append(trainer.compute_objective(trainer.evaluate()))
-                tried.append({k: v.clone() for k, v in trainer.mixing.state().items()})
+                tried.append({k: v.clone() for k, v in trainer.weigher.mixing.state().items()})
             return runs
 
     backend = hf_trainer.HPSearchBackend.OPTUNA
@@ -448,7 +448,7 @@ def test_every_lookahead(lookahead, moves, build):
     settings = {"method": "amal-step", "lookahead": lookahead, "lookahead_params": moves, "meta_start": 2}
     trainer = build(settings, model=planted.make_student(dropout=0.1))
     trainer.train()
-    table = trainer.mixing.table
+    table = trainer.weigher.mixing.table
     assert table.isfinite().all() and not table.eq(1).all()
 
 
@@ -460,7 +460,7 @@ def test_estimators_of_one_derivative_agree(build):
         trainer = build(settings, model=planted.make_student(dropout=0.2))
         with sdpa_kernel(SDPBackend.MATH):  # a GPU's fused kernels draw other masks
             trainer.train()
-        return trainer.mixing.table
+        return trainer.weigher.mixing.table
 
     exact = table("double")
     assert (exact - 1).abs().max() > 1e-2
@@ -482,7 +482,7 @@ def test_ones_own_optimizer(lookahead, build, student):
     settings = {"method": "amal-step", "lookahead": lookahead}
     trainer = build(settings, model=model, optimizers=(optimizer, None))
     trainer.train()
-    assert not trainer.mixing.table.eq(1).all()
+    assert not trainer.weigher.mixing.table.eq(1).all()
 
 
 def test_ones_own_adam_with_groups(build, student):
@@ -492,7 +492,7 @@ def test_ones_own_adam_with_groups(build, student):
     settings = {"method": "amal-step", "lookahead": "optimizer-exact", "lookahead_params": "all", "meta_start": 2}
     trainer = build(settings, model=model, optimizers=(optimizer, None))
     trainer.train()
-    assert trainer.mixing.table.isfinite().all() and not trainer.mixing.table.eq(1).all()
+    assert trainer.weigher.mixing.table.isfinite().all() and not trainer.weigher.mixing.table.eq(1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -558,7 +558,7 @@ def test_sixteen_rows_at_once_or_in_parts(settings, build, student, rows, losses
             losses=losses(),
         )
         trainer.train()
-        return parameters(trainer) | trainer.mixing.state() | {"last": table_of(trainer)}
+        return parameters(trainer) | trainer.weigher.mixing.state() | {"last": table_of(trainer)}
 
     whole, *parts = (trained(*split) for split in SPLITS)
     # trust sharpens what it computes in float32: exp(τ · a unit vector), products over sources
@@ -592,7 +592,7 @@ def test_resumed_is_uninterrupted(which, stop, build, rows, losses):
         return build(settings, model=planted.make_student(dropout=0.2), train_dataset=train, losses=losses())
 
     def ends(trainer):
-        return parameters(trainer) | trainer._amal_state() | {"weights": table_of(trainer)}
+        return parameters(trainer) | trainer.weigher.state_dict() | {"weights": table_of(trainer)}
 
     whole = made()
     whole.train()

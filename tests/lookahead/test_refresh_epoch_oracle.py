@@ -101,7 +101,7 @@ class Transcription(TrainerCallback):
             )
             self.moved.append((self.table - before).abs().mean().item())
             self.interior = ((self.table > 0.01) & (self.table < 1.99)).double().mean().item()
-        found = self.trainer.mixing.table.double()
+        found = self.trainer.weigher.mixing.table.double()
         self.gaps.append((found - self.table).abs().max().item())
 
 

@@ -339,7 +339,7 @@ def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
         out = tmp_path / str(epochs)
         data, parts, losses, args = prepared(out, settings(corpus, out / "run", final_epochs=epochs))
         trainer, _ = train_run(parts, data, args, losses)
-        found.append((trainer.evaluate(parts["meta"])["eval_loss"], trainer.history.last_weights()))
+        found.append((trainer.evaluate(parts["meta"])["eval_loss"], trainer.weigher.history.last_weights()))
     (before, weights), (after, kept) = found
     assert after < before - 0.1
     assert torch.equal(weights.nan_to_num(-1), kept.nan_to_num(-1))

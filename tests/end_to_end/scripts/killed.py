@@ -46,7 +46,7 @@ def train(folder: Path, told: Callable[[], object] = lambda: None) -> dict[str, 
     )
     trainer.add_callback(Begun(told))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
-    return planted.parameters(trainer) | trainer._amal_state()
+    return planted.parameters(trainer) | trainer.weigher.state_dict()
 
 
 def damaged(checkpoint: Path, names: set[str]) -> list[str]:

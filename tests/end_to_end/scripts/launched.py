@@ -125,7 +125,7 @@ def ended(
     told = [{k: v for k, v in log.items() if k.startswith(("loss", "weight", "grad_norm"))}
             for log in trainer.state.log_history]  # fmt: skip
     assert not way or any(whole(p) is not p for p in trainer.model.parameters()), "no parameter is in parts"
-    state = moved_by(trainer) | trainer.mixing.state() | trainer.history.state()
+    state = moved_by(trainer) | trainer.weigher.mixing.state() | trainer.weigher.history.state()
     return state | {"mean_weight": trainer._mean_weight.mean}, told
 
 
@@ -144,7 +144,7 @@ def stopped_and_continued(folder: Path, kind: type[AMALTrainer] = AMALTrainer) -
             model=planted.make_student(dropout=0.2), train_dataset=planted.make_rows(36, wrong=0.4),
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=start)
-        ends.append(moved_by(trainer) | trainer._amal_state())
+        ends.append(moved_by(trainer) | trainer.weigher.state_dict())
     return ends
 
 
