@@ -69,7 +69,7 @@ def own_cache(tmp_path_factory):
 
 def settings(corpus: Path, out: Path, **given: Any) -> dict[str, Any]:
     good: dict[str, Any] = {
-        "data": str(corpus / "data"), "output_dir": str(out), "clean_rows": CLEAN, "selection_rows": CLEAN,
+        "data": str(corpus / "data"), "output_dir": str(out), "clean_rows": CLEAN // 3, "selection_rows": CLEAN // 3,
         "max_steps": 3, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
         "dataloader_pin_memory": False, "per_device_train_batch_size": 16, "save_strategy": "no",
     }  # fmt: skip
