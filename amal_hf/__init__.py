@@ -24,33 +24,37 @@ What flows where::
 =====================  ==========================================================
 """
 
-from amal_hf._types import ROW_ID, Outputs
-from amal_hf.config import AMALConfig
-from amal_hf.losses import (
-    Agreement,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Distillation,
-    Entropy,
-    FunctionLoss,
-    LabelingFunctions,
-    Loss,
-    LossStack,
-    MajorityVote,
-    SquaredError,
-)
-from amal_hf.methods import METHODS
-from amal_hf.metrics import (
-    ECE,
-    METRICS,
-    Accuracy,
-    MacroF1,
-    classification_metrics,
-    multi_label_metrics,
-    regression_metrics,
-)
-from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
-from amal_hf.trainer import AMALTrainer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amal_hf._types import ROW_ID, Outputs
+    from amal_hf.config import AMALConfig
+    from amal_hf.losses import (
+        Agreement,
+        BinaryCrossEntropy,
+        CrossEntropy,
+        Distillation,
+        Entropy,
+        FunctionLoss,
+        LabelingFunctions,
+        Loss,
+        LossStack,
+        MajorityVote,
+        SquaredError,
+    )
+    from amal_hf.methods import METHODS
+    from amal_hf.metrics import (
+        ECE,
+        METRICS,
+        Accuracy,
+        MacroF1,
+        classification_metrics,
+        multi_label_metrics,
+        regression_metrics,
+    )
+    from amal_hf.mixing import Fixed, Mixing, Rows, Shared, Table, Trust
+    from amal_hf.trainer import AMALTrainer
 
 __version__ = "0.1.0"
 
@@ -85,3 +89,47 @@ __all__ = [
     "multi_label_metrics",
     "regression_metrics",
 ]
+
+# Names are imported when they are first asked for: a command line's help needs none of them.
+_HOMES = {
+    "ROW_ID": "amal_hf._types",
+    "Outputs": "amal_hf._types",
+    "AMALConfig": "amal_hf.config",
+    "Agreement": "amal_hf.losses",
+    "BinaryCrossEntropy": "amal_hf.losses",
+    "CrossEntropy": "amal_hf.losses",
+    "Distillation": "amal_hf.losses",
+    "Entropy": "amal_hf.losses",
+    "FunctionLoss": "amal_hf.losses",
+    "LabelingFunctions": "amal_hf.losses",
+    "Loss": "amal_hf.losses",
+    "LossStack": "amal_hf.losses",
+    "MajorityVote": "amal_hf.losses",
+    "SquaredError": "amal_hf.losses",
+    "METHODS": "amal_hf.methods",
+    "ECE": "amal_hf.metrics",
+    "METRICS": "amal_hf.metrics",
+    "Accuracy": "amal_hf.metrics",
+    "MacroF1": "amal_hf.metrics",
+    "classification_metrics": "amal_hf.metrics",
+    "multi_label_metrics": "amal_hf.metrics",
+    "regression_metrics": "amal_hf.metrics",
+    "Fixed": "amal_hf.mixing",
+    "Mixing": "amal_hf.mixing",
+    "Rows": "amal_hf.mixing",
+    "Shared": "amal_hf.mixing",
+    "Table": "amal_hf.mixing",
+    "Trust": "amal_hf.mixing",
+    "AMALTrainer": "amal_hf.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -94,7 +94,7 @@ def _shard(accelerator: Accelerator) -> BatchSamplerShard | None:
 
 def _padding(shard: BatchSamplerShard) -> int:
     """Number of rows by which the last batches of an epoch, all processes' together, are filled up."""
-    drawn = getattr(shard.batch_sampler, "sampler", None)
+    drawn: Any = getattr(shard.batch_sampler, "sampler", None)
     if shard.drop_last or not shard.even_batches or shard.batch_size is None or not hasattr(drawn, "__len__"):
         return 0
     return -len(drawn) % (shard.batch_size * (1 if shard.split_batches else shard.num_processes))

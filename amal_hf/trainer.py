@@ -105,7 +105,7 @@ class AMALTrainer(Trainer):
             self._our_columns = columns[:-1]
             votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
             self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
-            self.clean_dataset, self._given_rows = tokens(clean_dataset), self.train_dataset
+            self.clean_dataset, self._given_rows = tokens(clean_dataset), splits["train_dataset"]
             self._prepared: Prepared | None = None
             self._training = False
             self._start_afresh()
@@ -190,7 +190,7 @@ class AMALTrainer(Trainer):
         weigher = self.weigher
         if weigher.mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
             weigher.look_ahead_by(self.lookahead_for(self._for_model(inputs)))
-        self._rng = RNGState(self.args.device) if weigher.lookahead is not None else None
+        self._rng = RNGState(self.args.device)
         self._training = True
         try:
             with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():

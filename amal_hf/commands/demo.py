@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer, ProgressCallback, set_seed
 from transformers.utils import logging
 
-from amal_hf._files import write_json
+from amal_hf._files import run_folder, write_json, write_own
 from amal_hf.commands.train import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.config import AMALConfig
 from amal_hf.corpus import load_corpus
@@ -48,6 +48,12 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
+    """`_run_demo`, in a folder of its own: an earlier demo's is replaced, nothing else."""
+    with run_folder(config.output_dir, "demo", {"model": config.model}):
+        return _run_demo(config)
+
+
+def _run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     """Run every method, print the table, and write run folder and report.
 
     Returns:
@@ -67,11 +73,10 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     corpus = load_corpus(config.seed)
     parts = DatasetDict({name: tokenized(split, tokenizer, ["text"], 64) for name, split in corpus.items()})
-    parts["clean"] = parts.pop("meta")
     losses = source_losses(data)
     print(
         f"{len(parts['train'])} training rows, {len(parts['train'].features['label'].names)} classes; 40 % of their "
-        f"labels are wrong.\nSources: {', '.join(losses)}. Clean rows: {len(parts['meta'])} steer, "
+        f"labels are wrong.\nSources: {', '.join(losses)}. Clean rows: {len(parts['clean'])} decide, "
         f"{len(parts['selection'])} select, {len(parts['test'])} test.\n",
         flush=True,
     )
@@ -85,10 +90,11 @@ def run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     print("\n> learned weights", flush=True)
     args = _settings(config, config.output_dir)
     started = time.perf_counter()
-    _, metrics = train_run(parts, data, args, losses, prepare=quiet)
+    _, metrics = train_run(parts, data, args, losses, prepare=quiet, command="demo")
     learned = {"method": "learned weights", "runs": 1, "learned": True, "seconds": time.perf_counter() - started}
     table.append(learned | metrics["test"])
-    write_json(Path(config.output_dir) / "metrics.json", {**metrics, "comparison": table})
+    numbers = {**metrics, "comparison": table}
+    write_own(Path(config.output_dir) / "metrics.json", lambda path: write_json(path, numbers))
     page = write_report(config.output_dir)
     print(format_table(table))
     print(f"\nrun folder  {config.output_dir}\nreport      {page}   <- open this: what was trusted where")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow.compute as pc
 from accelerate import PartialState
 from datasets import ClassLabel, DatasetDict, Value
-from transformers import HfArgumentParser
 
-from amal_hf._files import replaced_folder, write_json
-from amal_hf.data.load import load_splits, name_classes
+from amal_hf._files import check_output, replaced_folder, write_json
+from amal_hf.commands._flags import settings
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
 from amal_hf.models.read_teachers import TeachConfig, teach_splits
 
 USAGE = "amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT"
@@ -20,19 +20,18 @@ USAGE = "amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT"
 def run(argv: Sequence[str]) -> int:
     """`amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT [--field value ...]`."""
     count = next((i for i, each in enumerate(argv) if each.startswith("-")), len(argv))
-    (config,) = HfArgumentParser(TeachConfig, prog=USAGE).parse_args_into_dataclasses(list(argv[count:]))
+    config = settings("teach", TeachConfig, argv[count:])
     *teachers, data = argv[:count] or [""]
     if not teachers or not config.output_dir:
         raise ValueError(f"`TEACHER DATA`: expected teachers, then a data set, and --output_dir. Usage: {USAGE}")
-    if Path(data).exists() and Path(config.output_dir).resolve() == Path(data).resolve():
-        raise ValueError("`output_dir`: expected another folder than the data's own, which it would overwrite.")
+    check_output(config.output_dir, "teach", {"DATA": data, "TEACHER": teachers})
     splits = _labelled(load_splits(data), config)
     taught = teach_splits(splits, teachers, config)
     state = PartialState()
     if state.is_main_process:
         read = (config.splits or ["train"])[0]
         added = [c for c in taught[read].column_names if c not in splits[read].column_names]
-        with replaced_folder(config.output_dir) as scratch:
+        with replaced_folder(config.output_dir, "teach") as scratch:
             taught.save_to_disk(scratch / "made")
             write_json(scratch / "made" / "teachers.json", {"teachers": teachers, "columns": added})
         print(f"columns {', '.join(added)}   data set {config.output_dir}")

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from snorkel.labeling import LabelingFunction
 
 from amal_hf import _checks
-from amal_hf._files import replaced_folder, write_json
+from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.labeling.analysis import CHUNK_ROWS, analyze_chunks
 from amal_hf.labeling.apply import ENGINES, ON_ERROR, apply_functions, with_columns, write_columns
 from amal_hf.labeling.checks import VOTES, VoteWarning, vote_matrix, warn_silent
@@ -73,7 +73,7 @@ def label_splits(
 
     Args:
         functions: M labeling functions.
-        splits: rows; the label column, where there is one, a `ClassLabel` (see `loading.name_classes`).
+        splits: rows; the label column, where there is one, a `ClassLabel` (see `data.classes.name_classes`).
 
     Returns:
         by split, what `analyze` says of the functions; and per split the rows, the share covered, and how often each
@@ -84,7 +84,7 @@ def label_splits(
     """
     names = check_names(functions)
     check_config(config, splits, len(names))
-    with replaced_folder(config.output_dir) as work:
+    with replaced_folder(config.output_dir, "label") as work:
         with cluster(config.engine, config.num_workers, config.scheduler):
             voted, tables, seconds = _vote(functions, splits, config, work)
         first = "train" if "train" in splits else next(iter(splits))
@@ -110,14 +110,9 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
     Raises:
         ValueError: naming the setting.
     """
-    out = Path(config.output_dir)
     if not config.output_dir:
         raise ValueError("`output_dir`: expected a folder to write, found none.")
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / NAMES).is_file()):
-        raise ValueError(
-            f"`output_dir`: expected a new folder or one that `amal-hf label` wrote, found other files in "
-            f"{config.output_dir!r}. Name another one."
-        )
+    check_output(config.output_dir, "label", {})
     check_models(config.models, functions)
     _checks.one_of("engine", config.engine, ENGINES)
     _checks.one_of("on_error", config.on_error, ON_ERROR)

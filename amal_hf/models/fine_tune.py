@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from amal_hf._files import replaced_folder, write_json
+from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.config import AMALConfig
 from amal_hf.losses import CrossEntropy
 from amal_hf.models import TeachConfig, Teacher, teach_splits
@@ -93,6 +93,7 @@ def _fine_tuned(
     if record.is_file() and json.loads(record.read_text()) == made_of:
         logger.warning(f"`teacher`: {encoder.name!r} was fine-tuned on these rows before and is read from {folder}.")
         return str(folder)
+    check_output(folder, "train", {"teacher": str(encoder.folder)})
     logger.warning(
         f"`teacher`: {encoder.name!r} has no trained head: it is fine-tuned on {len(labelled)} training labels for "
         f"{config.teacher_epochs:g} epochs first, and kept in {folder}."
@@ -101,7 +102,7 @@ def _fine_tuned(
     model, tokenizer = load_student(str(encoder.folder), classes), encoder.tokenizer()
     trainer = fine_tune(model, labelled, tokenizer, args, config.teacher_epochs, config.teacher_learning_rate)
     if trainer.is_world_process_zero():
-        with replaced_folder(folder) as scratch:
+        with replaced_folder(folder, "train") as scratch:
             trainer.accelerator.unwrap_model(trainer.model).save_pretrained(scratch / "made")
             trainer.processing_class.save_pretrained(scratch / "made")
             write_json(scratch / "made" / RECORD, made_of)

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from amal_hf import _checks
+from amal_hf._files import check_writable
 from amal_hf.models.class_order import output_order
 from amal_hf.models.pooling import check_layers
 from amal_hf.models.teacher import Teacher, find_teachers
@@ -103,6 +104,7 @@ def teach_splits(
     opened = [Teacher.open(name, config.trust_remote_code) for name in find_teachers(teachers)]
     named = name_teachers([teacher.name for teacher in opened], config.names)
     texts = {split: _texts(splits[split], split, config) for split in chosen}
+    check_writable("cache_dir" if config.cache_dir else "HF_HOME", config.root)
     orders = _orders(opened, splits[chosen[0]], config)
     caches: dict[str, dict[str, TeacherCache]] = {}
     for name, teacher, order in zip(named, opened, orders, strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,19 +91,51 @@ def load_student(
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            num_labels=len(classes),
-            id2label=ids,
-            label2id={v: k for k, v in ids.items()},
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # a checkpoint fine-tuned for other classes
-            **cut,
-        )
+        with _silent_loading():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                name,
+                num_labels=len(classes),
+                id2label=ids,
+                label2id={v: k for k, v in ids.items()},
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # a checkpoint fine-tuned for other classes
+                output_loading_info=True,
+                **cut,
+            )
     except OSError as error:
         raise _no_model(name, error) from error
+    _check_loaded(name, model, found)
     model.get_input_embeddings().requires_grad_(not freeze_embeddings)
     return model
+
+
+@contextlib.contextmanager
+def _silent_loading() -> Iterator[None]:
+    """Without the report of weights: layers are cut and heads are new on purpose, and what is not is checked."""
+    told = logging.getLogger("transformers.modeling_utils")
+    before = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        told.setLevel(before)
+
+
+def _check_loaded(name: str, model: PreTrainedModel, found: Mapping[str, Any]) -> None:
+    """Every weight of the encoder was in the checkpoint, and as large as its configuration says.
+
+    Raises:
+        ValueError: one that was not.
+    """
+    own = model.base_model_prefix + "."
+    shapes = [key for key, *_ in found["mismatched_keys"] if key.startswith(own)]
+    missing = [key for key in found["missing_keys"] if key.startswith(own) and "pooler" not in key]
+    for keys, what in ((shapes, "of other shapes"), (missing, "missing")):
+        if keys:
+            raise ValueError(
+                f"`model`: expected the weights of {type(model).__name__} in {name!r}, found {len(keys)} {what}, such "
+                f"as {sorted(keys)[0]}. Do its config.json and its weights belong together?"
+            )
 
 
 def make_student(config: ModelConfig, classes: Sequence[str]) -> tuple[PreTrainedModel, Any]:

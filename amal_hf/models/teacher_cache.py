@@ -8,8 +8,8 @@ the data's order of rows are one more file; while it is there, no teacher is loa
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,7 +204,10 @@ class TeacherCache:
             read_all = [self._read(tokens, read, parts, i, batch_size, told) for i in range(count)]
             joined = concatenate_datasets(read_all).select(np.argsort(longest_first))
             joined.flatten_indices(cache_file_name=str(self.file), new_fingerprint=self.fingerprint)
-            shutil.rmtree(self.shards)
+            for name in ["tokens", *(f"read-{i}-of-{count}" for i in range(count))]:
+                (self.shards / f"{name}.arrow").unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                self.shards.rmdir()
         state.wait_for_everyone()
 
     def _read(self, tokens: Dataset, read: Reader, parts: Sequence[Any], i: int, batch_size: int, told: str) -> Dataset:

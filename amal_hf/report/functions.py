@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from amal_hf._files import write_whole
+from amal_hf._files import write_own
 from amal_hf.report.run import NONE, Run, read_run
 from amal_hf.report.summary import mean
 
@@ -140,8 +140,8 @@ def write_trust_table(run_dir: str | Path) -> Path | None:
     functions = judge_functions(run)
     if not functions:
         return None
-    write_whole(Path(run_dir) / ROWS, lambda path: _write_rows(path, run, functions))
-    return write_whole(Path(run_dir) / TABLE, lambda path: _write_table(path, run, functions))
+    write_own(Path(run_dir) / ROWS, lambda path: _write_rows(path, run, functions))
+    return write_own(Path(run_dir) / TABLE, lambda path: _write_table(path, run, functions))
 
 
 def _write_table(path: Path, run: Run, functions: list[FunctionTrust]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from amal_hf._files import write_own
 from amal_hf.report import _figures
 from amal_hf.report.functions import FunctionTrust, judge_functions
 from amal_hf.report.run import NONE, Run, read_run
@@ -52,7 +51,7 @@ def write_report(run_dir: str | Path) -> Path:
         run_dir: a run folder; the format stands in `amal_hf.report`.
 
     Returns:
-        `run_dir/report.html`. The file appears whole or not at all; an older one is replaced.
+        `run_dir/report.html`. The file appears whole or not at all; an older one of this function is replaced.
 
     Raises:
         FileNotFoundError: no such folder, or one without `run.json` or `rows/`.
@@ -60,15 +59,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     page = Path(run_dir) / "report.html"
     html = render_page(read_run(run_dir))
-    handle, temporary = tempfile.mkstemp(dir=page.parent, prefix=".report-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(html)
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, page)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return page
+    return write_own(page, lambda path: path.write_text(html, encoding="utf-8", errors="replace"))
 
 
 def render_page(run: Run) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amal_hf._files import write_whole
+from amal_hf._files import write_own
 from amal_hf.report.functions import interval, rounded, write_csv
 from amal_hf.report.run import NONE, Run, read_run
 from amal_hf.report.summary import mean
@@ -147,9 +147,9 @@ def write_teacher_table(run_dir: str | Path) -> Path | None:
     lines = judge_teachers(run)
     if not lines:
         return None
-    write_whole(Path(run_dir) / DISAGREEMENTS, lambda path: _write_rows(path, run))
+    write_own(Path(run_dir) / DISAGREEMENTS, lambda path: _write_rows(path, run))
     table = [{k: rounded(v) if isinstance(v, float) else v for k, v in vars(line).items()} for line in lines]
-    return write_whole(Path(run_dir) / TEACHERS, lambda path: write_csv(path, table))
+    return write_own(Path(run_dir) / TEACHERS, lambda path: write_csv(path, table))
 
 
 def _write_rows(path: Path, run: Run) -> None:

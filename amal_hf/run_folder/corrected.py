@@ -13,7 +13,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from torch.utils.data import DataLoader
 
-from amal_hf._files import replaced_folder
+from amal_hf._files import check_output, replaced_folder
 from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.columns import label_column
 from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
@@ -201,7 +201,8 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
     Raises:
         FileNotFoundError: no run in that folder.
-        ValueError: a run of an earlier version, whose rows hold no corrected label; a folder with other files.
+        ValueError: a run of an earlier version, whose rows hold no corrected label.
+        OSError: a folder that is not there for it alone.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
@@ -209,10 +210,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
         )
     target = Path(output_dir) if output_dir else run_dir / "denoised"
-    if target.exists() and not (target / PARQUET).is_file() and (target.is_file() or any(target.iterdir())):
-        raise ValueError(
-            f"`OUT`: expected a new folder or a corpus written before, found other files in {str(target)!r}."
-        )
+    check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
     run = json.loads((run_dir / "run.json").read_text())
     rows = load_from_disk(run_dir / "rows")
     if "corrected" not in rows.column_names:
@@ -221,7 +219,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             "with this version."
         )
     corpus = _corpus(rows, run["sources"], run["classes"])
-    with replaced_folder(target) as scratch:
+    with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")
         corpus.to_parquet(scratch / "made" / PARQUET)
     return load_from_disk(target)

@@ -121,13 +121,14 @@ def test_without_labels_classes_come_from_the_votes(place, capsys):
 
 def test_columns_that_are_there_are_replaced_with_a_warning(place):
     assert label(place) == 0
+    (place / "out").rename(place / "voted")
     for models, columns in (
         ("majority,snorkel,cage", ["majority", "label_model", "cage"]),
         ("majority", ["majority"]),
         ("", []),
     ):
         with pytest.warns(UserWarning, match=r"'majority', 'weak_labels'\].*replaced"):
-            assert label(place, "--label_models", models, data="out") == 0
+            assert label(place, "--label_models", models, data="voted") == 0
         assert load_from_disk(str(place / "out"))["train"].column_names == ["text", "label", "weak_labels", *columns]
 
 

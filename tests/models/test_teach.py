@@ -560,7 +560,7 @@ def test_the_command_says_how_it_is_used(tmp_path):
         with pytest.raises(ValueError, match="Usage: amal-hf teach TEACHER"):
             run(argv)
     texts().save_to_disk(tmp_path / "data")
-    with pytest.raises(ValueError, match="`output_dir`: expected another folder"):
+    with pytest.raises(OSError, match="`output_dir`: expected a folder apart from `DATA`"):
         run(["teacher", str(tmp_path / "data"), "--output_dir", str(tmp_path / "data")])
 
 

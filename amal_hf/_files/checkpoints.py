@@ -1,63 +1,22 @@
-"""Files and folders appear whole or not at all: written under another name, then renamed."""
+"""Checkpoints of a `Trainer` that are whole or not there: written in a hidden folder, then renamed."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from amal_hf._types import Tensors
+from amal_hf._files.owned import foreign, mark
+from amal_hf._files.whole import could_not_write
 
+CHECKPOINT = "train: checkpoint"
+"""Who signs a checkpoint."""
 UNFINISHED = ".unfinished"
 """Folder inside a run folder where checkpoints are written and deleted; what a killed run leaves there is void."""
-
-
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Call `write` on a temporary neighbour of `path`, then rename it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """`value` as indented JSON."""
-    return write_whole(path, lambda p: p.write_text(json.dumps(value, indent=1) + "\n"))
-
-
-def write_tensors(path: str | Path, tensors: Tensors) -> Path:
-    """`tensors` as safetensors."""
-    from safetensors.torch import save_file
-
-    return write_whole(path, lambda p: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, p))
-
-
-@contextmanager
-def replaced_folder(target: str | Path) -> Iterator[Path]:
-    """A scratch folder beside `target`; what the block leaves in it as "made" takes the target's place.
-
-    Where the block fails, the target stays as it was.
-    """
-    target = Path(target).resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield scratch
-        if target.is_dir():
-            os.replace(target, scratch / "before")
-        os.replace(scratch / "made", target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -81,7 +40,7 @@ def whole_folder(folder: Path, leads: bool, wait: Callable[[], object]) -> Itera
     except Exception as error:
         if leads:
             shutil.rmtree(unfinished, ignore_errors=True)
-        if isinstance(error, OSError) or _of_a_write(error):
+        if isinstance(error, OSError) or could_not_write(error):
             raise OSError(
                 f"`output_dir`: expected room for {folder.name!r} in {str(folder.parent)!r}, found: {error}. Earlier "
                 "checkpoints are whole: make room (or set `save_total_limit`) and resume_from_checkpoint=True."
@@ -89,16 +48,13 @@ def whole_folder(folder: Path, leads: bool, wait: Callable[[], object]) -> Itera
         raise
     wait()
     if leads:
+        mark(unfinished / folder.name, CHECKPOINT, hashed=False)
         if folder.is_dir():  # from an earlier run
-            os.replace(folder, unfinished / f"old-{folder.name}")
+            earlier = foreign(folder, CHECKPOINT)
+            os.rename(folder, free_name(folder, ".earlier") if earlier else unfinished / f"old-{folder.name}")
         os.replace(unfinished / folder.name, folder)
         shutil.rmtree(unfinished, ignore_errors=True)
     wait()
-
-
-def _of_a_write(error: Exception) -> bool:
-    """Whether torch or safetensors failed to write: they raise no OSError."""
-    return type(error).__name__ == "SafetensorError" or "inline_container" in str(error)
 
 
 @contextmanager
@@ -121,19 +77,32 @@ def no_folder_left(folder: str | Path) -> Iterator[None]:
         raise
 
 
+def free_name(path: Path, ending: str) -> Path:
+    """A name that nothing has."""
+    names = (path.with_name(f"{path.name}{ending}{number or ''}") for number in count())
+    return next(name for name in names if not os.path.lexists(name))
+
+
 def discard(folder: Path) -> None:
-    """Delete a folder that must never be seen in part."""
+    """Delete a checkpoint, never seen in part; it stays where somebody put something into it."""
+    if foreign(folder, CHECKPOINT):
+        return
     aside = folder.parent / UNFINISHED / f"old-{folder.name}"
     aside.parent.mkdir(exist_ok=True)
     os.replace(folder, aside)
     shutil.rmtree(aside.parent, ignore_errors=True)
 
 
+def checkpoints(run_dir: str | Path) -> list[Path]:
+    """Checkpoints in a folder, by number."""
+    folders = [path for path in Path(run_dir).glob("checkpoint-*") if path.is_dir()]
+    numbered = [path for path in folders if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
 def discard_but(run_dir: str | Path, keep: int | None, best: str | None, newest: bool = True) -> None:
     """Keep the newest `keep` checkpoints, `best` and (if so) the newest among them, as `save_total_limit` says."""
-    folders = (path for path in Path(run_dir).glob("checkpoint-*") if path.is_dir())
-    numbered = [path for path in folders if path.name.removeprefix("checkpoint-").isdigit()]
-    found = sorted(numbered, key=lambda p: (p.stat().st_mtime_ns, int(p.name.removeprefix("checkpoint-"))))
+    found = sorted(checkpoints(run_dir), key=lambda path: path.stat().st_mtime_ns)  # as numbered where as old
     held = {path for path in found if (newest and path == found[-1]) or (best and path.samefile(best))}
     surplus = len(found) - max(keep, len(held)) if keep else 0
     for path in [path for path in found if path not in held][: max(surplus, 0)]:

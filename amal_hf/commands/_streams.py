@@ -1,0 +1,114 @@
+"""What a command says and how it ends: streams that cannot fail, warnings once, signals with a word."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit statuses after Ctrl-C and after SIGTERM: 128 and the number of the signal."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, where it can be answered."""
+
+
+class Unbroken:
+    """A stream that goes on into nothing where its reader is gone (`| head`)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._into_nothing()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._into_nothing()
+            self._stream.flush()
+
+    def _into_nothing(self) -> None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._stream.fileno())
+        os.close(nothing)
+
+
+def calm_streams() -> None:
+    """stdout and stderr write what their encoding lacks as escapes, and outlive their readers."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        if stream is not None:
+            setattr(sys, name, Unbroken(stream))
+
+
+def warn_once() -> None:
+    """Every warning as one line without its code, and once, whether of `warnings` or of a logger."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        told = " ".join(str(message).split())
+        if told not in said:
+            said.add(told)
+            print(f"warning: {told}", file=sys.stderr)
+
+    def new(record: logging.LogRecord) -> bool:
+        told = record.getMessage()
+        return not (record.levelno == logging.WARNING and (told in said or said.add(told)))
+
+    class Once(logging.StreamHandler):  # type: ignore[type-arg]
+        """The root's: what no library prints by itself."""
+
+    handler = Once()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(new)
+    logging.getLogger().addHandler(handler)
+    warnings.showwarning = show
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+@contextmanager
+def answered_signals() -> Iterator[None]:
+    """SIGTERM raises `Terminated` inside the block, so that what is half written is taken back."""
+
+    def end(*_: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong in one line: a library that hides the reason behind another error has it told as well."""
+    told = [" ".join(str(error).split()) or type(error).__name__]
+    inner = error.__cause__ or error.__context__
+    while inner is not None and "`" not in told[0]:
+        said = " ".join(str(inner).split())
+        if said and not any(said in each for each in told):
+            told.append(said)
+        inner = inner.__cause__ or inner.__context__
+    return ": ".join((told[0], told[-1]) if len(told) > 1 else told)
