@@ -12,7 +12,8 @@ from datasets import Dataset
 from amal_hf import _checks
 from amal_hf.data.columns import label_column
 from amal_hf.denoising.assertions import Assertions, read_assertions
-from amal_hf.denoising.prepare import GOLD, PROBE, add_posterior, gold_share, mean_pooled, with_gold
+from amal_hf.denoising.prepare import GOLD, PROBE, add_posterior, gold_share, with_gold
+from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 
@@ -54,7 +55,7 @@ def prepare_rows(trainer: Any) -> Prepared:
     num_classes, labels = trainer.model.config.num_labels, torch.as_tensor(clean[label_column(clean)][:])
     sources = read_assertions(trainer.stack.losses, train, clean, num_classes, trainer.data_collator.sources)
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device)
-    encode = mean_pooled(model, tokenizer, args.text_columns, args.max_length, args.bf16)
+    encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, args.max_length, bf16=args.bf16)[0]  # noqa: E731
     train, judged = add_posterior(train, clean, labels, num_classes, sources, encode, args.text_columns)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))

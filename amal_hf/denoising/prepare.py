@@ -10,11 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather
 from datasets import Dataset, Features, concatenate_datasets
-from datasets.utils import tqdm
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.utils import logging
 
 from amal_hf._types import ROW_ID
@@ -38,7 +35,6 @@ logger = logging.get_logger(__name__)
 LOG_POSTERIOR, PROBE, GOLD = "amal_log_posterior", "amal_probe", "amal_clean_label"
 """Columns: log π `[N, C]`; the features' probabilities `[N, C]`; the class of a clean row, -100 on the others."""
 
-AT_ONCE = 2048  # rows in tokens
 VISITS = 10  # of a clean row in a run, where only votes speak about the others
 SURE = 20.0  # nats between the class of a clean row and the others
 LEVEL = 0.5  # weight of a distribution before the clean rows have judged it
@@ -233,52 +229,6 @@ def without_gold(train: Any) -> Any:
     if not isinstance(train, Dataset) or GOLD not in train.column_names:
         return train
     return train.select(np.flatnonzero(np.asarray(train[GOLD][:]) == -100))
-
-
-def mean_pooled(
-    model: nn.Module, tokenizer: Any, text_columns: Sequence[str], max_length: int, bf16: bool
-) -> Callable[[Dataset], Tensor]:
-    """rows -> features `[N, H]` of unit length: the encoder's last hidden states, mean over tokens.
-
-    Every process of a launch encodes its share of the rows, and has the features of all.
-    """
-    device, here = next(model.parameters()).device, PartialState()
-    encoder = getattr(model, "base_model", model)
-
-    def features(rows: Dataset) -> Tensor:
-        share = -(-len(rows) // here.num_processes)
-        # the last rows again where they do not go round: every process gathers as many
-        mine = (share * here.process_index + np.arange(share)).clip(max=len(rows) - 1)
-        starts = tqdm(range(0, share, AT_ONCE), desc="Weighing evidence", disable=not here.is_main_process)
-        found = torch.cat([encoded(rows.select(mine[start : start + AT_ONCE])) for start in starts])
-        return gather(found.to(here.device)).cpu()[: len(rows)]
-
-    @torch.no_grad()
-    def encoded(rows: Dataset) -> Tensor:
-        if "input_ids" in rows.column_names:
-            names = [name for name in tokenizer.model_input_names if name in rows.column_names]
-            tokens = {name: rows[name][:] for name in names}
-        else:
-            texts = (rows[c][:] for c in text_columns)
-            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
-        order = np.argsort([len(ids) for ids in tokens["input_ids"]])
-        found: list[Tensor] = [torch.empty(0)] * len(order)
-        mode = model.training
-        model.eval()
-        for start in range(0, len(order), 128):
-            batch = [int(i) for i in order[start : start + 128]]
-            picked = {name: [values[i] for i in batch] for name, values in tokens.items()}
-            inputs = tokenizer.pad(picked, return_tensors="pt").to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                states = encoder(**inputs)[0].float()
-            mask = inputs["attention_mask"][..., None].float()
-            pooled = nn.functional.normalize((states * mask).sum(1) / mask.sum(1).clamp_min(1), dim=1).cpu()
-            for i, row in zip(batch, pooled, strict=True):
-                found[i] = row
-        model.train(mode)
-        return torch.stack(found)
-
-    return features
 
 
 def _with_column(rows: Dataset, name: str, values: np.ndarray) -> Dataset:

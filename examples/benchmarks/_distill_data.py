@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallbac
 
 from amal_hf.commands.train import default_model, load_student
 from amal_hf.data.columns import tokenized
-from amal_hf.denoising.prepare import mean_pooled
+from amal_hf.denoising.reader import encode_rows
 
 TEACHER_EPOCHS, TEACHER_RATE = 3, 1e-4
 CLUSTERS = 6
@@ -159,7 +159,7 @@ def _features(rows: Dataset, settings: Settings) -> np.ndarray:
     if torch.cuda.is_available():
         model.cuda()
     tokenizer = AutoTokenizer.from_pretrained(default_model())
-    return mean_pooled(model, tokenizer, ["text"], settings.max_length, settings.bf16)(rows).numpy()
+    return encode_rows(model, tokenizer, rows, ["text"], settings.max_length, bf16=settings.bf16)[0].numpy()
 
 
 def _quality(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
