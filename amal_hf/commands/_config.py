@@ -135,8 +135,9 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
             + near(metric.removeprefix("eval_"), MEASURED)
         )
     for name, known in CHOICES.items():
-        for each in values.get(name) if isinstance(values.get(name), list) else [values.get(name)]:
-            if each is not None and each not in known:
+        said = values.get(name) or []
+        for each in said if isinstance(said, list) else [said]:
+            if each not in known:
                 raise ValueError(
                     f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + near(str(each), known)
                 )
