@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DONE := $(VENV)/.installed
 
-.PHONY: demo test slow lint types wheel clean
+.PHONY: demo test slow lint types docs notebooks wheel clean
 
 $(DONE): pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -31,6 +31,13 @@ lint: $(DONE)
 
 types: $(DONE)
 	$(BIN)/mypy
+
+docs: $(DONE)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(DONE)
+	$(BIN)/python examples/notebooks/execute.py
 
 wheel: $(DONE)
 	$(BIN)/python -m build --wheel

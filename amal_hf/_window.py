@@ -59,21 +59,29 @@ class Window:
         rows = sum(find_batch_size(batch) for batch in batches)
         if processes == 1:
             return cls(rows)
-        shard, loader = _shard(accelerator), accelerator.gradient_state.active_dataloader
-        if not isinstance(loader, DataLoaderDispatcher) and (
-            shard is None or not (shard.even_batches or shard.drop_last)
-        ):
-            every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")  # each has its own number
+        even, padding, index = _last_rows(accelerator)
+        if not even:  # each has its own number
+            every = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum")
             return cls(int(every) * processes // accelerator.num_processes, processes)
-        padding = 0
-        if batches and accelerator.gradient_state.end_of_dataloader:
+        if batches and padding:
             width = find_batch_size(batches[-1])
-            padding = -loader.remainder % processes if shard is None else _padding(shard)
-            index = accelerator.process_index if shard is None else shard.process_index
-            place = index * width + torch.arange(width)
-            if (repeated := place >= processes * width - padding).any():
-                batches[-1][PADDING] = repeated
+            padded = index * width + torch.arange(width) >= processes * width - padding
+            if padded.any():
+                batches[-1][PADDING] = padded.to(accelerator.device)
         return cls(rows * processes - padding, processes)
+
+
+def _last_rows(accelerator: Accelerator) -> tuple[bool, int, int]:
+    """Whether every process has as many rows; by how many rows all processes' last batches together are filled up, 0
+    while there are others to come; and which part of them this process has."""
+    state, shard = accelerator.gradient_state, _shard(accelerator)
+    if shard is not None:
+        padding = _padding(shard) if state.end_of_dataloader else 0
+        return shard.even_batches or shard.drop_last, padding, shard.process_index
+    if isinstance(state.active_dataloader, DataLoaderDispatcher):  # of a stream: cut on one process, dealt to all
+        padding = -state.remainder % accelerator.num_processes if state.end_of_dataloader else 0
+        return True, padding, accelerator.process_index
+    return False, 0, accelerator.process_index
 
 
 def _shard(accelerator: Accelerator) -> BatchSamplerShard | None:
@@ -86,7 +94,7 @@ def _shard(accelerator: Accelerator) -> BatchSamplerShard | None:
 
 def _padding(shard: BatchSamplerShard) -> int:
     """Number of rows by which the last batches of an epoch, all processes' together, are filled up."""
-    drawn = getattr(shard.batch_sampler, "sampler", None)
+    drawn: Any = getattr(shard.batch_sampler, "sampler", None)
     if shard.drop_last or not shard.even_batches or shard.batch_size is None or not hasattr(drawn, "__len__"):
         return 0
     return -len(drawn) % (shard.batch_size * (1 if shard.split_batches else shard.num_processes))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD as TorchSGD
 from torch.optim import Adam as TorchAdam
+from torch.optim import AdamW as TorchAdamW
 from transformers.utils import logging
 
-from amal_hf._types import Tensors
 from amal_hf.config import AMALConfig
 from amal_hf.denoising import GOLD
 from amal_hf.lookahead import FORWARD_MODE_ATTENTION, Encode, FullModelLookahead, HeadLookahead, Lookahead, MetaSampler
@@ -26,6 +26,7 @@ from amal_hf.metagrad import (
     SGDStep,
     VirtualStep,
     find_head,
+    trainable,
 )
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Corrected, Fixed, MetaWeightNet, Mixing, Reweight, Shared, Table, Trust, WeightNetwork
@@ -44,6 +45,7 @@ def make_lookahead(
     args: AMALConfig,
     precision: str,
     task: str = SINGLE_LABEL,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Lookahead:
     """How D is computed for this model, logged with the reason.
 
@@ -51,9 +53,11 @@ def make_lookahead(
         labels: class of every clean row, `[M]`; its numbers, `[M]` or `[M, C]`, for another `task`.
         inputs: any batch of the model's inputs; finds the head.
         task: what V measures.
+        optimizer: of the run; None, it moves every trainable parameter.
 
     Raises:
-        ValueError: the head's derivative is asked for and no trainable linear layer makes the logits.
+        ValueError: the head's derivative is asked for and no trainable linear layer makes the logits, or the optimizer
+            does not move it.
     """
     seed = args.seed if args.data_seed is None else args.data_seed
     sampler = MetaSampler(len(labels), args.meta_batch_size, seed)
@@ -63,6 +67,13 @@ def make_lookahead(
             raise ValueError(
                 "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
                 f"{type(model).__name__}. Set lookahead_params='all'."
+            )
+        groups = [] if optimizer is None else optimizer.param_groups
+        if groups and not any(p is head.module.weight for group in groups for p in group["params"]):
+            raise ValueError(
+                f"`optimizers`: expected an optimizer that moves the head, whose direction lookahead_params='head' "
+                f"takes; found {head.weight} in none of its {len(groups)} groups. Add it to the optimizer, or set "
+                "lookahead_params='all'."
             )
         logger.info(f"meta-gradient: closed form on the head ({head.weight}), as lookahead_params='head' asks")
         return HeadLookahead(model, head, labels, encode, sampler, args, task)
@@ -135,33 +146,63 @@ def make_mixing(args: AMALConfig, stack: LossStack, num_classes: int, num_rows: 
     return Table(num_rows or 0, start, constraint, args.mixing_lr, clamp, getattr(torch, args.table_dtype))
 
 
-def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, params: Tensors, lr: float) -> VirtualStep:
-    """The virtual step `AMALConfig.lookahead` names, from the optimizer's present state.
+def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, model: nn.Module, lr: float) -> VirtualStep:
+    """The virtual step `AMALConfig.lookahead` names: it moves what the optimizer moves, each parameter at its group's
+    rate, and leaves the others where they are.
+
+    Args:
+        optimizer: of the run, wrapped or not, in its present state; None before there is one.
+        model: whose trainable parameters are asked for by name.
+        lr: rate of every parameter where there is no optimizer.
 
     Raises:
         ValueError: "optimizer" with an optimizer that is neither SGD nor Adam(W).
     """
-    if name == "none":
-        return NoStep()
-    if name == "sgd":
-        return SGDStep(lr)
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    groups = [] if optimizer is None else optimizer.param_groups
+    if name == "none" and not _moves_apart(groups, model):
+        return NoStep()
+    params = trainable(model)
+    group_of = {id(p): group for group in groups for p in group["params"]}
+    group = {k: group_of.get(id(p), STAYS if groups else {"lr": lr}) for k, p in params.items()}
+    rates = {k: float(g["lr"]) for k, g in group.items()}
+    if name == "none":
+        largest = max(rates.values())
+        return NoStep({k: rate / largest for k, rate in rates.items()})
+    if name == "sgd":
+        return SGDStep(rates)
+    each = lambda key, default: {k: g.get(key, default) for k, g in group.items()}  # noqa: E731
+    common: Any = {"lr": rates, "weight_decay": each("weight_decay", 0.0), "maximize": each("maximize", False)}
     if isinstance(optimizer, TorchSGD):
-        return SGDStep(lr)
+        return SGDStep(
+            **common,
+            **{key: each(key, 0.0) for key in ("momentum", "dampening", "nesterov")},
+            buffers={k: optimizer.state[p].get("momentum_buffer") for k, p in params.items() if p in optimizer.state},
+        )
     if not isinstance(optimizer, TorchAdam):  # AdamW is one
         raise ValueError(
             f"`lookahead`: {name!r} knows Adam, AdamW and SGD, found {type(optimizer).__name__}. "
             "Set lookahead='sgd' or 'none', or choose optim='adamw_torch'."
         )
-    group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    groups = {k: group_of[id(p)] for k, p in params.items()}
-    first = next(iter(groups.values()))
-    decoupled = first.get("decoupled_weight_decay", True)
+    decoupled = each("decoupled_weight_decay", isinstance(optimizer, TorchAdamW))
     return AdamStep(
-        lr={k: float(g["lr"]) for k, g in groups.items()},
-        state={k: optimizer.state.get(p, {}) for k, p in params.items()},
-        betas=first["betas"],
-        eps=first["eps"],
-        weight_decay={k: g["weight_decay"] if decoupled else 0.0 for k, g in groups.items()},
+        **common,
+        state={k: optimizer.state[p] for k, p in params.items() if p in optimizer.state},
+        betas=each("betas", (0.9, 0.999)),
+        eps=each("eps", 1e-8),
+        coupled={k: not without for k, without in decoupled.items()},
         exact=name == "optimizer-exact",
     )
+
+
+STAYS: dict[str, Any] = {"lr": 0.0}
+"""Group of a parameter that the optimizer does not move."""
+
+
+def _moves_apart(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> bool:
+    """Whether parameters have different rates, or none: the direction must know of it. Rates of zero tell nothing."""
+    moved = {id(p) for group in groups for p in group["params"]}
+    rates = {float(group["lr"]) for group in groups if group["params"]}
+    if not any(rates):
+        return False
+    return len(rates) > 1 or any(p.requires_grad and id(p) not in moved for p in model.parameters())

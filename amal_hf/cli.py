@@ -171,7 +171,8 @@ def _whole(output_dir: str | None) -> str:
 def _label(argv: Sequence[str]) -> int:
     from amal_hf._files import check_output
     from amal_hf.commands._flags import settings
-    from amal_hf.data.load import load_splits, name_classes
+    from amal_hf.data.classes import name_classes
+    from amal_hf.data.load import load_splits
     from amal_hf.labeling import LabelConfig, label_splits, load_functions
 
     given = list(argv)

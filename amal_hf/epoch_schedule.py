@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from amal_hf._distributed import first_of_each
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.lookahead import HeadLookahead, Step, everyones, length_of, split_along
 from amal_hf.metagrad import HeadClosedForm, HeadTap, PureModel, RNGState
@@ -66,7 +67,7 @@ def _refresh_group(trainer: Any, lookahead: HeadLookahead, batches: list[dict[st
     mine = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
     # every process steps on the rows of all of them, and on the rows that even out the last batch only once
     index, hidden, *columns = everyones(trainer.accelerator, mine, torch.cat(features), *group.values())
-    new = ~seen[index]
+    new = ~seen[index] & first_of_each(index)
     seen[index] = True
     index, hidden = index[new], hidden[new.to(hidden.device)]
     group = {name: column[new.to(column.device)] for name, column in zip(group, columns, strict=True)}

@@ -83,12 +83,18 @@ class ECE(_Offline):
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """`compute_metrics` for `Trainer`: accuracy, macro-F1 and ECE from logits `[N, C]` and classes `[N]`.
 
+    Over the rows with a label (not negative), which `rows` counts; where no row has one, there is no other metric.
+
     Example:
         >>> import numpy as np
-        >>> classification_metrics(EvalPrediction(np.array([[4.0, 0.0]]), np.array([0])))
-        {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.017986209962}
+        >>> classification_metrics(EvalPrediction(np.array([[4.0, 0.0], [4.0, 0.0]]), np.array([0, -100])))
+        {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.017986209962, 'rows': 1}
     """
-    logits, labels = _logits(prediction), prediction.label_ids
+    logits, labels = _logits(prediction), np.asarray(prediction.label_ids)
+    there = labels >= 0
+    if not there.any():
+        return {"rows": 0}
+    logits, labels = logits[there], labels[there].astype(int)
     shifted = np.exp(logits - logits.max(-1, keepdims=True))
     probs = shifted / shifted.sum(-1, keepdims=True)
     classes = probs.argmax(-1)
@@ -96,6 +102,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         **Accuracy().compute(predictions=classes, references=labels),
         **MacroF1().compute(predictions=classes, references=labels),
         **ECE().compute(predictions=probs, references=labels),
+        "rows": int(there.sum()),
     }
 
 
@@ -105,11 +112,14 @@ def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
     Example:
         >>> import numpy as np
         >>> multi_label_metrics(EvalPrediction(np.array([[4.0, -1.0], [2.0, 3.0]]), np.array([[1.0, 1.0], [0.0, 1.0]])))
-        {'micro_f1': 0.6666666666666666, 'macro_f1': 0.6666666666666666}
+        {'micro_f1': 0.6666666666666666, 'macro_f1': 0.6666666666666666, 'rows': 2}
     """
-    said, truth = _logits(prediction) > 0, np.asarray(prediction.label_ids) > 0.5
+    said, truth = _labelled(prediction)
+    if not len(said):
+        return {"rows": 0}
+    count, said, truth = len(said), said > 0, truth > 0.5
     scores = {f"{kind}_f1": f1_score(truth, said, average=kind, zero_division=0.0) for kind in ("micro", "macro")}
-    return {name: float(score) for name, score in scores.items()}
+    return {**{name: float(score) for name, score in scores.items()}, "rows": count}
 
 
 def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -122,15 +132,25 @@ def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
         >>> regression_metrics(EvalPrediction(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 3.0, 4.0])))["mae"]
         0.3333333333333333
     """
-    said = _logits(prediction)
-    truth = np.asarray(prediction.label_ids).reshape(said.shape)
+    said, truth = _labelled(prediction)
+    if not len(said):
+        return {"rows": 0}
     each = list(zip(said.T, truth.T, strict=True))
     return {
         "mse": float(mean_squared_error(truth, said)),
         "mae": float(mean_absolute_error(truth, said)),
         "pearson": float(np.mean([pearsonr(x, y).statistic for x, y in each])),
         "spearman": float(np.mean([spearmanr(x, y).statistic for x, y in each])),
+        "rows": len(said),
     }
+
+
+def _labelled(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs and labels `[N, C]` of the rows that have a label: no NaN."""
+    said = _logits(prediction)
+    truth = np.asarray(prediction.label_ids).reshape(said.shape)
+    there = ~np.isnan(truth.astype(float)).any(-1)
+    return said[there], truth[there]
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:

@@ -66,7 +66,7 @@ def resolve_task(config: Any, losses: Mapping[str, Loss], splits: Mapping[str, A
     task, train, meta = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
     _check_numbers_of(train, losses.values(), config.num_labels)
     if task == SINGLE_LABEL:
-        check_said(train, meta, losses.values(), config.num_labels, splits["eval"])
+        check_said(train, meta, losses.values(), config.num_labels, splits["eval"], _names(config))
         return task
     _check_losses(task, losses)
     check_said(train, None, losses.values(), config.num_labels)
@@ -76,6 +76,11 @@ def resolve_task(config: Any, losses: Mapping[str, Loss], splits: Mapping[str, A
         for where, split, column in labelled(f"{name}_dataset", splits[name]):
             _check_numbers(f"`{where}`: column {column!r}", values_of(split, column), config.num_labels, task)
     return task
+
+
+def _names(config: Any) -> list[str]:
+    """The model's names of its classes, in order."""
+    return [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
 
 
 def task_of(config: Any, losses: Iterable[Loss], splits: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
 from amal_hf.epoch_schedule import EpochRefresh
 from amal_hf.lookahead import Batch, Lookahead
 from amal_hf.losses import Loss, LossStack
-from amal_hf.metagrad import RNGState, VirtualStep, model_outputs, trainable
+from amal_hf.metagrad import RNGState, VirtualStep, model_outputs
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
@@ -105,7 +105,7 @@ class AMALTrainer(Trainer):
             self._our_columns = columns[:-1]
             votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
             self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
-            self.clean_dataset, self._given_rows = tokens(clean_dataset), self.train_dataset
+            self.clean_dataset, self._given_rows = tokens(clean_dataset), splits["train_dataset"]
             self._prepared: Prepared | None = None
             self._training = False
             self._start_afresh()
@@ -190,7 +190,7 @@ class AMALTrainer(Trainer):
         weigher = self.weigher
         if weigher.mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
             weigher.look_ahead_by(self.lookahead_for(self._for_model(inputs)))
-        self._rng = RNGState(self.args.device) if weigher.lookahead is not None else None
+        self._rng = RNGState(self.args.device)
         self._training = True
         try:
             with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():
@@ -280,13 +280,13 @@ class AMALTrainer(Trainer):
         batch = lambda rows: self._prepare_inputs(self.data_collator(clean.__getitems__([*rows])))  # noqa: E731
         encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
-        return make_lookahead(model, labels, encode, inputs, self.settings, self.accelerator.mixed_precision, self.task)
+        precision, optimizer = self.accelerator.mixed_precision, self.optimizer
+        return make_lookahead(model, labels, encode, inputs, self.settings, precision, self.task, optimizer)
 
     def virtual_step(self) -> VirtualStep:
         """The lookahead's step from the optimizer's present state."""
-        name = self.settings.lookahead
-        params = {} if name == "none" else trainable(self.accelerator.unwrap_model(self.model))
-        return make_virtual_step(name, self.optimizer, params, self._get_learning_rate())
+        model = self.accelerator.unwrap_model(self.model)
+        return make_virtual_step(self.settings.lookahead, self.optimizer, model, self._get_learning_rate())
 
     # ---- after training ----
 

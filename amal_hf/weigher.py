@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from amal_hf._distributed import everyones, everyones_sum, of_all_processes
+from amal_hf._distributed import PADDED, everyones, everyones_sum, of_all_processes
 from amal_hf._types import Outputs, Tensors
+from amal_hf._window import PADDING
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import RowIndex
 from amal_hf.lookahead import Batch, Lookahead, Step, split_along
@@ -71,15 +72,18 @@ class Weigher:
         nothing = torch.zeros(len(mask), width, device=mask.device)
         targets = self.stack.targets(inputs, width) * bool(self.classes)
         known = torch.zeros(mask.shape, device=mask.device) if losses is None else losses.to(mask.device)
-        posterior = inputs.get(self.posterior, nothing)
-        return Rows(self.positions(inputs), known, mask, targets, class_gradient=nothing, log_posterior=posterior)
+        posterior, index = inputs.get(self.posterior, nothing), self.positions(inputs)
+        if PADDING in inputs:
+            index = index.masked_fill(inputs[PADDING].to(index.device), PADDED)
+        return Rows(index, known, mask, targets, class_gradient=nothing, log_posterior=posterior)
 
     def weigh(self, rows: Rows) -> Tensor:
         """λ as the loss uses it, `[N, K]`; noted in history and running mean."""
         weights = self.mixing.weights(rows).detach()
         if self.settings.log_weights:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, rows.mask))
-        return self.normalized(weights, rows.mask, count=True)
+        self._mean_weight.count(self.mixing.used(weights)[rows.index != PADDED])
+        return self.normalized(weights, rows.mask)
 
     def hear(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
         """Ask the clean rows, move the mixing, and return the rows with their class gradient `[N, C]`."""
@@ -87,6 +91,7 @@ class Weigher:
         with self.clock:
             asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
             weights = self.normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses
+            weights = weights * (rows.index != PADDED)[:, None].to(weights)
             step = Step(**vars(batch), outputs=outputs, weights=weights, device=weights.device)
             seen = self.lookahead.directional_derivatives(step)
             if seen is None:
@@ -103,11 +108,9 @@ class Weigher:
             self.mixing.update(every, gradient)
             return rows
 
-    def normalized(self, weights: Tensor, mask: Tensor, count: bool = False) -> Tensor:
-        """λ as the loss uses it; counted towards the running mean of Σ_k λ_ik where `count`."""
+    def normalized(self, weights: Tensor, mask: Tensor) -> Tensor:
+        """λ as the loss uses it, `[N, K]`."""
         weights = self.mixing.used(weights)
-        if count:
-            self._mean_weight.count(weights)
         if self.settings.normalize == "row":
             return share(weights, mask)
         return self._mean_weight.held(weights) if self.settings.normalize == "mean" else weights

@@ -23,7 +23,7 @@ def main(epochs: float = 2.0) -> dict[str, float]:
         args=AMALConfig("runs/distillation", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=train,
-        clean_dataset=corpus["meta"],
+        clean_dataset=corpus["clean"],
         eval_dataset=corpus["selection"],
         losses={
             "good": Distillation("teacher_logits", temperature=2.0),

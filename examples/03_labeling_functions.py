@@ -21,7 +21,7 @@ def main(epochs: float = 3.0) -> list[tuple[str, float, float]]:
         args=AMALConfig("runs/rules", num_train_epochs=epochs, learning_rate=3e-4,
                         per_device_train_batch_size=32, report_to="none", save_strategy="no"),
         train_dataset=corpus["train"],
-        clean_dataset=corpus["meta"],
+        clean_dataset=corpus["clean"],
         eval_dataset=corpus["selection"],
         losses={"rules": LabelingFunctions("weak_labels", names=names)},
         processing_class=AutoTokenizer.from_pretrained(name),

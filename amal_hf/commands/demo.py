@@ -73,11 +73,10 @@ def _run_demo(config: DemoConfig) -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     corpus = load_corpus(config.seed)
     parts = DatasetDict({name: tokenized(split, tokenizer, ["text"], 64) for name, split in corpus.items()})
-    parts["clean"] = parts.pop("meta")
     losses = source_losses(data)
     print(
         f"{len(parts['train'])} training rows, {len(parts['train'].features['label'].names)} classes; 40 % of their "
-        f"labels are wrong.\nSources: {', '.join(losses)}. Clean rows: {len(parts['meta'])} steer, "
+        f"labels are wrong.\nSources: {', '.join(losses)}. Clean rows: {len(parts['clean'])} decide, "
         f"{len(parts['selection'])} select, {len(parts['test'])} test.\n",
         flush=True,
     )

@@ -10,7 +10,8 @@ from datasets import ClassLabel, DatasetDict, Value
 
 from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.commands._flags import settings
-from amal_hf.data.load import load_splits, name_classes
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
 from amal_hf.models.read_teachers import TeachConfig, teach_splits
 
 USAGE = "amal-hf teach TEACHER [TEACHER ...] DATA --output_dir OUT"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,9 +18,12 @@ from amal_hf import _checks
 from amal_hf._files import parts_of_run, write_json, write_tensors
 from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
+from amal_hf.data.classes import name_classes
 from amal_hf.data.columns import LABEL_ALIASES, check_said, guard_splits, weights_dataset, with_row_ids
-from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.data.load import load_splits
+from amal_hf.data.split import check_named, check_texts, divided, tested
 from amal_hf.denoising import PROBE
+from amal_hf.labeling.formats import votes_from_columns
 from amal_hf.labeling.votes import check_functions, check_order, function_names
 from amal_hf.losses import (
     Agreement,
@@ -54,6 +57,9 @@ __all__ = [
     "write_run",
 ]
 
+ANNOTATORS = "annotators"
+"""Column and source of what the annotators say, `[N, M]`."""
+
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "distillation": Distillation,
@@ -78,28 +84,40 @@ class DataConfig(ModelConfig):
         label_column: class of a row (index or name); clean in the meta, selection and test rows.
         train_on_labels: whether the label of *training* rows is a source.
         votes_column: labeling functions' votes, -1 abstains ("": none).
+        annotators: columns of answers, one an annotator (a person, an LLM): names or indices of classes, empty where
+            nothing is said. Together they are the source "annotators".
         sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
         classes: class names in the order of their indices (default: found in the data).
-        clean_split, selection_split, test_split: splits to take ("": hold out of train).
+        clean_split: split whose labels are true ("": `clean` or else `validation`, where there is one).
+        selection_split: split that chooses the best checkpoint ("": none, unless `selection_rows`).
+        test_split: split that is only measured.
         final_epochs: epochs on the clean rows alone, after training (0: none). With hundreds of them it may help; ten
             per class are soon known by heart, and what was learned before is lost.
-        clean_rows, selection_rows: how many rows (0: all of a split; 20 per class when held out).
+        clean_rows: clean rows of every class (0: all of the split). Without a split of clean rows, as many are held
+            out of train, whose labels are then vouched for.
+        selection_rows: rows of every class that select (0: all of `selection_split`); without such a split they are
+            held out of the clean rows' split.
     """
 
     data: str = field(default="", metadata={"help": "Hub name, folder or file"})
     label_column: str = field(default="label", metadata={"help": "Column of the class"})
     train_on_labels: bool = field(default=True, metadata={"help": "Whether the training label is a source"})
     votes_column: str = field(default="", metadata={"help": "Column of labeling functions' votes"})
+    annotators: list[str] = field(default_factory=list, metadata={"help": "Columns of annotators' answers"})
     classes: list[str] = field(default_factory=list, metadata={"help": "Class names in order of index"})
-    clean_split: str = field(default="", metadata={"help": "Split whose rows steer the weights"})
+    clean_split: str = field(default="", metadata={"help": "Split whose labels are true"})
     selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
     test_split: str = field(default="test", metadata={"help": "Split that is only measured"})
     final_epochs: float = field(default=0.0, metadata={"help": "Epochs on the clean rows alone, after training"})
-    clean_rows: int = field(default=0, metadata={"help": "Clean rows that steer (0: all, or 20 per class)"})
-    selection_rows: int = field(default=0, metadata={"help": "Clean rows that select (0: all, or 20 per class)"})
+    clean_rows: int = field(default=0, metadata={"help": "Clean rows of every class (0: all)"})
+    selection_rows: int = field(default=0, metadata={"help": "Rows of every class that select (0: all)"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.data = str(Path(self.data).expanduser()) if self.data.startswith("~") else self.data
+        for name in ("clean_rows", "selection_rows"):
+            _checks.whole(name, getattr(self, name))
+            _checks.positive(name, getattr(self, name), zero=True)
         _checks.positive("final_epochs", self.final_epochs, zero=True)
 
 
@@ -123,6 +141,8 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
         losses[name] = Distillation(column, temperature=data.heat)
     if data.votes_column:
         losses["rules"] = LabelingFunctions(data.votes_column, function_names(data.data, data.votes_column))
+    if data.annotators:
+        losses[ANNOTATORS] = LabelingFunctions(ANNOTATORS, tuple(data.annotators))
     for name, given in (sources or {}).items():
         if not isinstance(given, Mapping):
             raise ValueError(f"`sources.{name}`: expected `loss: name` and its arguments, found {given!r}.")
@@ -135,58 +155,63 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
             raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error
     if not losses:
         raise ValueError(
-            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, teacher, "
-            "teacher_columns or `sources`."
+            "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, annotators, "
+            "teacher, teacher_columns or `sources`."
         )
     return losses
 
 
 def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
-    """`train`, `clean`, `selection` and maybe `test`: given splits, or held out by seed and class.
-
-    Of training rows without labels, or with gaps, nothing is held out: `clean_split` is needed then, and without a
-    `selection_split` there are no selection rows.
+    """`train`, `clean`, and maybe `selection` and `test`, with a column `label` and what annotators say.
 
     Raises:
-        ValueError: a split or column that is not there, or other classes than the votes count.
+        ValueError: a split or column that is not there, labels that are no classes, no clean rows, or other classes
+            than the votes count.
     """
+    named = {"clean_split": data.clean_split, "selection_split": data.selection_split, "test_split": data.test_split}
+    default = data.test_split == "test" and "test" not in splits
+    check_named(splits, {**named, "test_split": ""} if default else named)
     _checks.columns(
         "data", splits["train"].column_names, {"label": [data.label_column] if data.train_on_labels else []}
     )
     loaded, splits = splits, name_classes(splits, data.label_column, data.classes or None)
     labelled = {name: split for name, split in splits.items() if data.label_column in split.column_names}
-    if data.votes_column and labelled:
-        classes = next(iter(labelled.values())).features[data.label_column].names
+    if not labelled:
+        raise ValueError(
+            f"`label_column`: expected {data.label_column!r} in some split, found none. Name the column of the class."
+        )
+    for name, split in splits.items():
+        if twice := [c for c in (LABELS, *LABEL_ALIASES) if c in split.column_names and c != data.label_column]:
+            raise ValueError(
+                f"`label_column`: expected labels in {data.label_column!r} of {name!r} alone, found {twice} too. Drop "
+                "or rename what is not the label."
+            )
+    classes = next(iter(labelled.values())).features[data.label_column].names
+    if data.votes_column:
         check_order(data.data, loaded, data.label_column, classes)
     if data.label_column != "label":
         splits |= {name: split.rename_column(data.label_column, "label") for name, split in labelled.items()}
-    parts = {"train": with_row_ids(splits["train"])}
-    if data.test_split in splits:
-        parts["test"] = splits[data.test_split]
-    for name, given, rows in (
-        ("clean", data.clean_split, data.clean_rows),
-        ("selection", data.selection_split, data.selection_rows),
-    ):
-        if given:
-            _checks.one_of(f"{name}_split", given, list(splits))
-        origin = given or "train"
-        pool = parts.get(f"rest of {origin}", splits[origin]) if origin != "train" else parts["train"]
-        if origin not in labelled or (origin == "train" and None in pool["label"][:]):
-            if name == "selection" and not given:
-                continue
-            raise ValueError(
-                f"`{name}_split`: expected {data.label_column!r} on every row, found {origin!r} without. Name a split "
-                f"with labels, of {sorted(labelled)}."
-            )
-        rows = rows or (20 * pool.features["label"].num_classes if origin == "train" else 0)
-        shared = given and name == "clean" and given == data.selection_split
-        if shared and not rows:
-            rows = len(pool) // 2
-        parts[name], rest = (
-            hold_out(pool, rows, seed) if origin == "train" or 0 < rows < len(pool) else (pool, pool.select([]))
-        )
-        parts["train" if origin == "train" else f"rest of {origin}"] = rest
-    return {name: part for name, part in parts.items() if not name.startswith("rest of")}
+    if data.annotators:
+        splits = _with_annotators(splits, data.annotators, classes)
+    splits = DatasetDict({**splits, "train": with_row_ids(splits["train"])})
+    parts = divided(splits, data.clean_split, data.clean_rows, data.selection_split, data.selection_rows, seed)
+    test = tested(splits, data.test_split) if data.test_split in splits else None
+    return parts if test is None else {**parts, "test": test}
+
+
+def _with_annotators(splits: DatasetDict, annotators: Sequence[str], classes: Sequence[str]) -> DatasetDict:
+    """The splits whose rows were annotated, train above all, with a column of the annotators' votes `[N, M]`."""
+    if len({*annotators}) < len(annotators):
+        raise ValueError(f"`annotators`: expected every column once, found {list(annotators)}. Drop the repeated ones.")
+    _checks.columns("data", splits["train"].column_names, {ANNOTATORS: annotators})
+    return DatasetDict(
+        {
+            name: votes_from_columns(split, annotators, classes, column=ANNOTATORS)
+            if {*annotators} <= {*split.column_names}
+            else split
+            for name, split in splits.items()
+        }
+    )
 
 
 def prepare(
@@ -202,7 +227,7 @@ def prepare(
     """
     data = find_models(data)
     losses = source_losses(data, sources)
-    parts = divide(load_splits(data.data), data, args.seed)
+    parts = check_texts(divide(load_splits(data.data), data, args.seed), args.text_columns)
     if not data.teachers:
         return data, parts, losses
     read = {name + LOGITS for name in data.teacher_names}
@@ -339,7 +364,7 @@ def _write_parts(
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
-    keep = ("accuracy", "macro_f1", "ece", "loss")
+    keep = ("accuracy", "macro_f1", "ece", "loss", "rows")
     return {k.removeprefix("test_"): v for k, v in metrics.items() if k.removeprefix("test_") in keep}
 
 

@@ -62,12 +62,12 @@ from amal_hf.corpus.writer import Message, Writer
 
 __all__ = ["CLASSES", "LABELING_FUNCTIONS", "load_corpus"]
 
-SIZES = {"train": 2400, "meta": 120, "selection": 200, "test": 1000}
+SIZES = {"train": 2400, "clean": 120, "selection": 200, "test": 1000}
 TEACHER_ROWS = 4000
 
 
 def load_corpus(seed: int = 0, noise: float = 0.4) -> DatasetDict:
-    """The corpus as four splits: noisy `train`, and clean `meta` (steers), `selection` (chooses), `test` (judges).
+    """The corpus as four splits: noisy `train`, `clean` (a few true labels), `selection` (chooses), `test` (judges).
 
     No text occurs twice. Texts, votes and teacher depend on `seed` alone; the rows flipped at a lower `noise` are among
     those flipped at a higher one, to the same classes.
@@ -94,7 +94,7 @@ def load_corpus(seed: int = 0, noise: float = 0.4) -> DatasetDict:
     Example:
         >>> corpus = load_corpus()
         >>> {name: split.num_rows for name, split in corpus.items()}
-        {'train': 2400, 'meta': 120, 'selection': 200, 'test': 1000}
+        {'train': 2400, 'clean': 120, 'selection': 200, 'test': 1000}
         >>> corpus["train"].features["label"].names
         ['billing', 'fault', 'account', 'cancellation', 'feedback']
         >>> row = corpus["train"][0]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amal_hf import _checks
 from amal_hf._types import LABELS, ROW_ID
+from amal_hf.data.classes import same_classes
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 
@@ -94,15 +95,24 @@ def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
     return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
 
 
-def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_classes: int, tried: Any = None) -> None:
+def check_said(
+    train: Any,
+    meta: Dataset | None,
+    losses: Iterable[Loss],
+    num_classes: int,
+    tried: Any = None,
+    names: Sequence[str] = (),
+) -> None:
     """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
 
     Args:
         tried: the evaluation set, or a dictionary of them.
+        names: the model's names of the classes.
 
     Raises:
         ValueError: naming the column, what was expected and what was found.
     """
+    _check_order({"train_dataset": train, "clean_dataset": meta, "eval_dataset": tried}, names)
     if meta is not None:
         _check_clean(meta, num_classes)
     for where, split, column in labelled("eval_dataset", tried):
@@ -114,6 +124,21 @@ def check_said(train: Any, meta: Dataset | None, losses: Iterable[Loss], num_cla
         for column in loss.columns:
             if column != getattr(loss, "mask_column", None):  # that says where, not what
                 _check_column(loss, values_of(train, names[column]), names[column], num_classes)
+
+
+def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
+    """An index means one class in every data set and in the model, where these name their classes."""
+    named = {
+        where: split.rename_column(column, LABELS) if column != LABELS else split
+        for name, each in splits.items()
+        for where, split, column in labelled(name, each)
+    }
+    found = same_classes(named, LABELS)
+    if found is not None and list(names) != found and sorted(names) == sorted(found):
+        raise ValueError(
+            f"`model`: expected its classes in the data's order, {found}, found {list(names)} in `id2label`. Map the "
+            "labels by name: data.classes.name_classes(splits, column, classes)."
+        )
 
 
 def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
@@ -347,7 +372,7 @@ class SourceCollator:
 
     def _blank(self, column: str, rows: list[dict[str, Any]]) -> np.ndarray | None:
         if column not in self.blanks:  # a column that was made since
-            found = next((row[column] for row in rows if row.get(column) is not None), None)
+            found: Any = next((row[column] for row in rows if row.get(column) is not None), None)
             return None if np.ndim(found) == 0 else np.full(np.shape(found), np.nan, np.float32)
         return self.blanks[column]
 

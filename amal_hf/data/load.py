@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from transformers.utils import logging
 
 from amal_hf._files import check_writable
+from amal_hf.data.classes import name_classes
+from amal_hf.data.read_files import READERS, one_line, read_file, read_json, read_parts, suffix
+
+logger = logging.get_logger(__name__)
 
 SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "dev", "val"),
     "test": ("test",),
+    "clean": ("clean",),
+    "selection": ("selection",),
 }
 VOTES = "weak_labels"
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def load_splits(data: str) -> DatasetDict:
@@ -29,7 +34,8 @@ def load_splits(data: str) -> DatasetDict:
         data: one of
             - a `save_to_disk` folder (a data set or a dictionary of splits);
             - a WRENCH folder (`train.json`, `valid.json`, `test.json`, `label.json`);
-            - a folder of `train|validation|test.jsonl|csv|parquet`, each maybe `.gz`;
+            - a folder of `train|validation|test|clean|selection.jsonl|csv|parquet`, each maybe `.gz`; several files of
+              one split (`train.1.csv`, `train.2.csv`) are read one after the other;
             - one such file, which becomes `train`;
             - anything else: a name on the Hub.
             Beside a file `train.csv`, Snorkel's matrix `train.L.npy` or `L_train.npy` `[N, M]` becomes its column
@@ -39,36 +45,39 @@ def load_splits(data: str) -> DatasetDict:
         ValueError: a folder without anything that can be read, or a matrix that does not fit its table.
         FileNotFoundError: a path that is not there.
     """
-    path = Path(data)
+    path = Path(data).expanduser()
     if path.is_dir():
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            loaded = load_from_disk(data)
-            return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
+            with one_line(path):
+                loaded = load_from_disk(str(path))
+            return _with_train(loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded), data)
         if (path / "label.json").is_file():
-            return _wrench(path)
+            return _with_train(_wrench(path), data)
         return _folder(path)
     if path.is_file():
         return DatasetDict(train=_file(path))
-    if path.is_absolute() or data.startswith(".") or path.suffix in {*READERS, ".gz"}:
+    if path.is_absolute() or data.startswith((".", "~")) or path.suffix in {*READERS, ".gz"} or path.is_symlink():
         raise FileNotFoundError(
             f"`data`: expected a file, a folder or a name on the Hub, found no {data!r}. Check the path: it is read "
             f"relative to {Path.cwd()}."
         )
     check_writable("HF_HOME", datasets.config.HF_DATASETS_CACHE)
-    return load_dataset(data)
+    with one_line(data):
+        loaded = load_dataset(data)
+    return _with_train(loaded, data)
 
 
-def _suffix(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+def _with_train(splits: DatasetDict, data: str) -> DatasetDict:
+    if "train" not in splits:
+        raise ValueError(
+            f"`data`: expected a split 'train' in {data!r}, found {sorted(map(str, splits))}. Rename the split that is "
+            "to be trained on."
+        )
+    return splits
 
 
 def _file(path: Path) -> Dataset:
-    reader = READERS.get(_suffix(path))
-    if reader is None:
-        raise ValueError(f"`data`: expected one of {sorted(READERS)} (or .gz of these), found {path.name!r}.")
-    check_writable("HF_HOME", datasets.config.HF_DATASETS_CACHE)
-    table = load_dataset(reader, data_files=str(path), split="train")
-    matrices = _matrices(path)
+    matrices, table = _matrices(path), read_file(path)
     return _with_votes(table, matrices, path) if matrices else table
 
 
@@ -106,12 +115,16 @@ def _with_votes(table: Dataset, matrices: Sequence[Path], path: Path) -> Dataset
 
 
 def _folder(path: Path) -> DatasetDict:
-    found, idle = DatasetDict(), {*path.glob("*.L.npy"), *path.glob("L_*.npy")}
+    found, here = DatasetDict(), sorted(path.iterdir())
+    idle = {p for p in here if p.name.endswith(".L.npy") or (p.name.startswith("L_") and p.suffix == ".npy")}
     for split, names in SPLIT_NAMES.items():
-        files = [p for n in names for p in sorted(path.glob(f"{n}.*")) if _suffix(p) in READERS]
-        if files:
+        files = [p for n in names for p in here if _belongs(p.name, n) and suffix(p) in READERS]
+        if len(files) == 1:
             found[split] = _file(files[0])
             idle -= {*_matrices(files[0])}
+        elif files:
+            found[split] = read_parts(files)
+            logger.warning("`data`: %r is read from %s.", split, ", ".join(f"{p.name!r}" for p in files))
     if "train" not in found:
         raise ValueError(
             f"`data`: expected train.jsonl, .csv or .parquet, a WRENCH or a save_to_disk folder in {str(path)!r}, "
@@ -123,125 +136,51 @@ def _folder(path: Path) -> DatasetDict:
             "table train.csv takes train.L.npy or L_train.npy."
         )
     info = path / "info.json"
-    if info.is_file() and (classes := json.loads(info.read_text()).get("classes")):
-        return name_classes(found, "label", classes)
+    if info.is_file():
+        told = read_json(info)
+        if isinstance(told, dict) and "classes" in told:
+            return name_classes(found, "label", _listed(told["classes"], info.name))
     return found
+
+
+def _belongs(name: str, split: str) -> bool:
+    """Whether a file holds rows of a split: `train.csv`, `train.2.csv`, `train-00000-of-00002.parquet`."""
+    return name.startswith((f"{split}.", f"{split}-0"))
+
+
+def _listed(classes: object, file: str) -> list[str]:
+    """Class names of a list, or of a mapping from 0..C-1 (or to it)."""
+    if isinstance(classes, dict) and classes:
+        for keys, names in ((classes.keys(), classes.values()), (classes.values(), classes.keys())):
+            by = dict(zip(map(str, keys), names, strict=True))
+            if {*by} == {str(i) for i in range(len(classes))}:
+                return [str(by[str(i)]) for i in range(len(classes))]
+    if isinstance(classes, list) and classes and all(isinstance(name, (str, int, float)) for name in classes):
+        return [str(name) for name in classes]
+    raise ValueError(
+        f"`data`: expected a list of class names in {file!r}, or a mapping of 0 to C-1, found {str(classes)[:60]}. "
+        "Write them in the order of their indices."
+    )
 
 
 def _wrench(path: Path) -> DatasetDict:
     """`{id: {"label", "weak_labels", "data": {"text", ...}}}` per split; `label.json`: index -> name."""
-    classes = [
-        name for _, name in sorted(json.loads((path / "label.json").read_text()).items(), key=lambda i: int(i[0]))
-    ]
+    classes = _listed(read_json(path / "label.json"), "label.json")
     splits = DatasetDict()
     for split, names in SPLIT_NAMES.items():
         file = next((path / f"{n}.json" for n in names if (path / f"{n}.json").is_file()), None)
         if file is not None:
-            rows = json.loads(file.read_text())
-            splits[split] = Dataset.from_list(
-                [
-                    {"id": key, **row["data"], "label": row["label"], "weak_labels": row["weak_labels"]}
-                    for key, row in rows.items()
-                ]
-            )
+            rows = read_json(file)
+            items = rows.items() if isinstance(rows, dict) else [("", rows)]
+            splits[split] = Dataset.from_list([_wrench_row(key, row, file.name) for key, row in items])
     return name_classes(splits, "label", classes)
 
 
-def name_classes(splits: DatasetDict, column: str, classes: Sequence[str] | None) -> DatasetDict:
-    """Make `column` a `ClassLabel` with `classes`; None: the names one split has, or those found in the data, sorted.
-
-    Raises:
-        ValueError: a label that is not among the classes; without `classes`, splits that name or order them otherwise.
-    """
-    holding = {name: split for name, split in splits.items() if column in split.column_names}
-    if not holding:
-        return splits
-    if classes is None:
-        classes = same_classes(holding, column)
-    maps = [s.features[column] for s in holding.values() if isinstance(s.features[column], ClassLabel)]
-    if len(maps) == len(holding) and all(classes is None or each.names == list(classes) for each in maps):
-        return splits
-    said = {name: [_said(v, split.features[column]) for v in split[column]] for name, split in holding.items()}
-    values = sorted({v for labels in said.values() for v in labels if v is not None}, key=lambda v: (str(type(v)), v))
-    if classes is None:
-        numbers = [v for v in values if isinstance(v, int)]
-        counted = len(numbers) == len(values)
-        if numbers and not counted:
-            raise ValueError(
-                f"`classes`: expected names or numbers in column {column!r}, found both: {values[:3]} ... "
-                f"{values[-3:]}. List the names in the order of their numbers."
-            )
-        classes = [str(v) for v in (range(max(numbers, default=-1) + 1) if counted else values)]
-    to_index: dict[str | int, int] = {str(name): i for i, name in enumerate(classes)}
-    to_index |= {i: i for i in range(len(classes))}
-    unknown = [v for v in values if v not in to_index]
-    if unknown:
+def _wrench_row(key: str, row: Any, file: str) -> dict[str, Any]:
+    parts = {"label", "weak_labels", "data"}
+    if not (isinstance(row, dict) and parts <= {*row} and isinstance(row["data"], dict)):
         raise ValueError(
-            f"`classes`: expected labels among {list(classes)}, found {unknown[:5]} in column {column!r}. "
-            "List every class, in the order of its index."
+            f"`data`: expected {sorted(parts)} in every row of {file!r}, as WRENCH has them, found {str(row)[:60]} in "
+            f"row {key!r}. Write them, or leave out label.json."
         )
-    feature = ClassLabel(names=[str(c) for c in classes])
-
-    def convert(split: Dataset, labels: list[str | int | None]) -> Dataset:
-        indices = [None if v is None else to_index[v] for v in labels]
-        encoded = split.add_column("_class", indices).remove_columns(column).rename_column("_class", column)
-        return encoded.cast_column(column, feature)
-
-    return DatasetDict({name: convert(s, said[name]) if name in holding else s for name, s in splits.items()})
-
-
-def same_classes(splits: Mapping[str, Dataset], column: str = "label") -> list[str] | None:
-    """The class names of the splits (or data sets), in order; None where no split names its classes.
-
-    Args:
-        splits: name -> data set, from one folder or from several.
-
-    Raises:
-        ValueError: two splits with other names, or the same in another order: an index would mean two classes.
-
-    Example:
-        >>> first, second = (Dataset.from_dict({"label": [0]}).cast_column("label", ClassLabel(names=names))
-        ...                  for names in (["ham", "spam"], ["spam", "ham"]))
-        >>> same_classes({"train": first, "test": second})
-        Traceback (most recent call last):
-        ValueError: `classes`: expected the same classes in the same order in every split, found train: ['ham', ...
-    """
-    named = {name: split.features.get(column) for name, split in splits.items()}
-    maps = {name: feature.names for name, feature in named.items() if isinstance(feature, ClassLabel)}
-    first = next(iter(maps.values()), None)
-    if any(names != first for names in maps.values()):
-        raise ValueError(
-            "`classes`: expected the same classes in the same order in every split, found "
-            f"{'; '.join(f'{name}: {names}' for name, names in maps.items())}. Pass `classes` in one order: labels are "
-            "then matched by name."
-        )
-    return first
-
-
-def _said(value: Any, feature: Any) -> str | int | None:
-    """A label by its name, or by its index where it has none; None where it is missing."""
-    if value is None or value == -100 or value != value:
-        return None
-    if isinstance(feature, ClassLabel):
-        return feature.int2str(value)
-    # a CSV column of integers with gaps is read as floats
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def hold_out(split: Dataset, rows: int, seed: int, column: str = "label") -> tuple[Dataset, Dataset]:
-    """`rows` labelled rows of `split`, stratified by class and drawn by `seed`, and the rest.
-
-    Raises:
-        ValueError: fewer rows than that, or a class too rare to stratify.
-    """
-    if not 0 < rows < len(split):
-        raise ValueError(
-            f"`clean_rows`/`selection_rows`: expected 1 to {len(split) - 1} rows to hold out, found {rows}."
-        )
-    try:
-        parts = split.train_test_split(test_size=rows, seed=seed, stratify_by_column=column)
-    except ValueError as error:
-        raise ValueError(
-            f"`clean_rows`/`selection_rows`: cannot draw {rows} of {len(split)} rows stratified by {column!r}: {error}"
-        ) from error
-    return parts["test"], parts["train"]
+    return {"id": key, **row["data"], "label": row["label"], "weak_labels": row["weak_labels"]}

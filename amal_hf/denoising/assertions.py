@@ -97,7 +97,7 @@ def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[...
     if not rows.column_names:
         return None
     parts = []
-    for batch in DataLoader(rows, AT_ONCE, collate_fn=collate):  # type: ignore[arg-type]
+    for batch in DataLoader(rows, AT_ONCE, collate_fn=collate):
         target = loss.target(batch, num_classes)
         if target is None:
             return None

@@ -162,7 +162,8 @@ def _each_text_once(clean: Dataset, labels: Tensor, text_columns: Sequence[str])
     columns = [c for c in text_columns if c in clean.column_names] or ["input_ids"]
     texts = [" ".join(map(str, row)).casefold().split() for row in zip(*(clean[c][:] for c in columns), strict=True)]
     seen: dict[tuple[str, ...], int] = {}
-    first, place = [], []
+    first: list[int] = []
+    place: list[int] = []
     for i, text in enumerate(map(tuple, texts)):
         if text not in seen:
             seen[text] = len(first)

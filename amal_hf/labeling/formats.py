@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID
+from amal_hf.data.classes import ClassReader, answers
 from amal_hf.labeling.checks import VOTES, VoteWarning
 from amal_hf.losses import ABSTAIN
 
@@ -52,12 +53,12 @@ def votes_from_columns(
 ) -> Dataset:
     """The data set with a column of votes `[N, M]`, one vote an annotator: an answer is a labeling function's vote.
 
-    An answer names a class (case and white space around it do not matter) or is its index, unless class names are
-    numbers themselves. A missing one, an empty string and -1 abstain.
+    Answers are read as labels are (`data.classes.ClassReader`): by name, else by index where no name is a number. A
+    missing one, an empty string and -1 abstain.
 
     Args:
         dataset: N rows.
-        columns: M columns of answers, strings or whole numbers.
+        columns: M columns of answers: strings, whole numbers, or lists of one.
         classes: C class names in the order of their indices.
         unknown: what becomes of answers that are no class: "raise", or "abstain" with a warning that counts them.
         column: name of the votes' column.
@@ -75,16 +76,16 @@ def votes_from_columns(
     if column in dataset.column_names or not columns:
         found = f"a column {column!r} already" if columns else "no columns"
         raise ValueError(f"`columns`: expected columns of answers to put into a new {column!r}, found {found}.")
-    names = _class_keys(classes)
+    reader = ClassReader(classes)
     votes = np.full((len(dataset), len(columns)), ABSTAIN, np.int32)
     odd: dict[str, Counter[Any]] = {}
     for j, name in enumerate(columns):
-        answers, distinct = _answers(dataset, name)
-        said = [_vote(answer, names, len(classes)) for answer in distinct]
-        votes[:, j] = np.array([ABSTAIN if vote is None else vote for vote in said], np.int32)[answers]
-        counts = np.bincount(answers, minlength=len(said))
-        if None in said:
-            odd[name] = Counter({distinct[i]: int(counts[i]) for i, vote in enumerate(said) if vote is None})
+        places, texts = answers(dataset, name)
+        said = [None if text is None else reader.index(text) for text in texts]
+        votes[:, j] = np.array([ABSTAIN if index is None else index for index in said], np.int32)[places]
+        counts = np.bincount(places, minlength=len(said))
+        if -1 in said:
+            odd[name] = Counter({texts[i]: int(counts[i]) for i, index in enumerate(said) if index == -1})
     if odd:
         _report(odd, classes, unknown)
     return dataset.add_column(column, list(votes))
@@ -136,43 +137,6 @@ def _needs(argument: str, dataset: Dataset, columns: Sequence[str]) -> None:
 
 def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     return dataset.select_columns([name]).with_format("arrow")[:].column(0)
-
-
-def _answers(dataset: Dataset, name: str) -> tuple[np.ndarray, list[Any]]:
-    """Which of the distinct answers each row gives, `[N]`, and these, the last of them None: missing."""
-    feature, column = dataset.features[name], _column(dataset, name)
-    if pa.types.is_nested(column.type):
-        raise ValueError(f"`columns`: expected a string or a number on each row of {name!r}, found {column.type}.")
-    encoded = column.dictionary_encode().combine_chunks()
-    distinct = encoded.dictionary.to_pylist()
-    if isinstance(feature, ClassLabel):  # its own order of classes may be another
-        distinct = [None if index < 0 else feature.int2str(index) for index in distinct]
-    places = encoded.indices.fill_null(len(distinct)).to_numpy(zero_copy_only=False)
-    return places, [*distinct, None]
-
-
-def _class_keys(classes: Sequence[str]) -> Mapping[str, int]:
-    """Class names as answers spell them -> index."""
-    exact = {str(name).strip(): i for i, name in enumerate(classes)}
-    loose = {name.lower(): i for name, i in exact.items()}
-    if len(exact) != len(classes):
-        raise ValueError(f"`classes`: expected every name once, found {list(classes)}.")
-    return exact if len(loose) != len(exact) else loose | exact  # names that differ by case alone: case matters
-
-
-def _vote(answer: Any, names: Mapping[str, int], num_classes: int) -> int | None:
-    """The class an answer names, -1 where it names none on purpose, None where it is no class."""
-    if isinstance(answer, str):
-        text = answer.strip()
-        return names.get(text, names.get(text.lower())) if text else ABSTAIN
-    if answer is None or answer != answer:  # a CSV's missing number is NaN
-        return ABSTAIN
-    if not float(answer).is_integer():
-        return None
-    number = int(answer)
-    if number != ABSTAIN and any(name.isdecimal() for name in names):  # stars, grades: 5 is the class "5"
-        return names.get(str(number))
-    return number if ABSTAIN <= number < num_classes else None
 
 
 def _report(odd: Mapping[str, Counter[Any]], classes: Sequence[str], unknown: str) -> None:

@@ -73,7 +73,7 @@ def label_splits(
 
     Args:
         functions: M labeling functions.
-        splits: rows; the label column, where there is one, a `ClassLabel` (see `loading.name_classes`).
+        splits: rows; the label column, where there is one, a `ClassLabel` (see `data.classes.name_classes`).
 
     Returns:
         by split, what `analyze` says of the functions; and per split the rows, the share covered, and how often each

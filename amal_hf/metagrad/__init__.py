@@ -7,6 +7,7 @@ virtual step is taken (`SGDStep`, `AdamStep`, or `NoStep`). `AMALTrainer` builds
 and the batch. What V measures depends on the head's task: `amal_hf.metagrad.tasks`.
 """
 
+from amal_hf.metagrad.adam_step import AdamStep
 from amal_hf.metagrad.clean_features import ridge_leave_one_out
 from amal_hf.metagrad.estimators import (
     DoubleBackward,
@@ -18,7 +19,7 @@ from amal_hf.metagrad.estimators import (
 from amal_hf.metagrad.functional import PureModel, RNGState, in_float32, in_mode, model_outputs, trainable, whole
 from amal_hf.metagrad.head import Head, HeadTap, find_head
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
-from amal_hf.metagrad.virtual_step import AdamStep, NoStep, SGDStep, VirtualStep
+from amal_hf.metagrad.virtual_step import NoStep, SGDStep, VirtualStep
 
 __all__ = [
     "AdamStep",

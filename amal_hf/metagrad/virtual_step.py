@@ -10,12 +10,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from amal_hf._types import Tensors
+
+T = TypeVar("T")
+Each: TypeAlias = T | Mapping[str, T]
+"""One value for all parameters, or name -> a parameter's own."""
+
+
+def own(name: str, value: Any) -> Any:
+    """A parameter's own value, where there is one per parameter."""
+    return value[name] if isinstance(value, Mapping) else value
 
 
 class VirtualStep(ABC):
@@ -40,105 +49,83 @@ class VirtualStep(ABC):
 
 @dataclass(frozen=True)
 class SGDStep(VirtualStep):
-    r"""$\theta' = \theta - \eta \odot g$, with a number or one tensor per parameter for η.
+    r"""One step of `torch.optim.SGD` from the optimizer's present state.
+
+    With b the momentum buffer *before* the step (none before the first), μ, d, w momentum, dampening, weight decay:
+
+    $$\tilde g = g + w\,\theta, \qquad b_+ = \mu b + (1-d)\,\tilde g \ \ (\tilde g \text{ where there is no } b),
+      \qquad \theta' = \theta - \eta\,b_+, \qquad P = \eta\,\partial b_+/\partial g$$
+
+    and with Nesterov's momentum $\tilde g + \mu b_+$ in place of $b_+$. Weight decay is coupled: it goes through the
+    momentum. Without momentum and decay this is $\theta' = \theta - \eta\odot g$, P = η.
 
     Args:
-        lr: η; a dict like `params` makes it a preconditioned step.
+        lr: η: a number, or a dict like `params` with one number or tensor each (0: the parameter stays); tensors
+            make it a preconditioned step.
+        momentum, dampening, weight_decay, nesterov: as the optimizer's; a dict gives one per parameter.
+        buffers: name -> b, shape as the parameter; a parameter without has not been moved yet.
+        maximize: the optimizer ascends.
+
+    References:
+        Sutskever et al. (2013), equations 1-4.
     """
 
-    lr: float | Mapping[str, Tensor]
+    lr: Each[float | Tensor]
+    momentum: Each[float] = 0.0
+    dampening: Each[float] = 0.0
+    weight_decay: Each[float] = 0.0
+    nesterov: Each[bool] = False
+    buffers: Mapping[str, Tensor | None] = field(default_factory=dict)
+    maximize: Each[bool] = False
 
     def _lr(self, name: str, like: Tensor) -> Tensor:
-        lr = self.lr[name] if isinstance(self.lr, Mapping) else self.lr
-        return torch.as_tensor(lr, dtype=like.dtype, device=like.device)
+        return torch.as_tensor(own(name, self.lr), dtype=like.dtype, device=like.device)
+
+    def _step(self, name: str, param: Tensor, grad: Tensor) -> Tensor:
+        momentum, buffer = own(name, self.momentum), self.buffers.get(name)
+        grad = (-grad if own(name, self.maximize) else grad) + own(name, self.weight_decay) * param
+        if not momentum:
+            return grad
+        moved = grad if buffer is None else momentum * buffer.to(grad) + (1 - own(name, self.dampening)) * grad
+        return grad + momentum * moved if own(name, self.nesterov) else moved
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
-        return {name: p - self._lr(name, p) * grads[name] for name, p in params.items()}
+        return {name: p - self._lr(name, p) * self._step(name, p, grads[name]) for name, p in params.items()}
 
     def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
-        return {name: self._lr(name, p).expand_as(p) for name, p in params.items()}
+        return {name: (self._lr(name, p) * self._gain(name)).expand_as(p) for name, p in params.items()}
+
+    def _gain(self, name: str) -> float:
+        """∂(what is subtracted, over η)/∂g."""
+        momentum, sign = own(name, self.momentum), -1.0 if own(name, self.maximize) else 1.0
+        if not momentum:
+            return sign
+        kept = 1.0 if self.buffers.get(name) is None else 1 - own(name, self.dampening)
+        return sign * (1 + momentum * kept if own(name, self.nesterov) else kept)
 
 
 @dataclass(frozen=True)
 class NoStep(VirtualStep):
-    r"""The limit of a vanishing step: θ′ = θ, while P keeps the direction's metric (P = 1).
+    r"""The limit of a vanishing step: θ′ = θ, while P keeps the direction's metric (P = 1, or the rates' ratio).
 
     The form of learning-to-reweight (Ren et al., 2018, equation 12), and of any lookahead whose
     step is small against the curvature of V. It needs no training gradient, so it is the same for
     every split of a batch into micro-batches.
+
+    Args:
+        rates: name -> P, for parameter groups with rates of their own and parameters that the optimizer does not move
+            (0); None, 1 for all.
     """
 
+    rates: Mapping[str, float] | None = None
     needs_gradient: ClassVar[bool] = False
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         return dict(params)
 
     def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
-        return {name: torch.ones_like(p) for name, p in params.items()}
+        rates = self.rates or dict.fromkeys(params, 1.0)
+        return {name: torch.full_like(p, rates[name]) for name, p in params.items()}
 
     def scaled(self, steepest: Tensors, params: Tensors, grads: Tensors) -> Tensors:
-        return steepest
-
-
-@dataclass(frozen=True)
-class AdamStep(VirtualStep):
-    r"""One step of Adam or AdamW from the optimizer's present state.
-
-    With $m, v$ the moments *before* the step, $t$ the step's number, $m_+ = \beta_1 m + (1-\beta_1) g$,
-    $v_+ = \beta_2 v + (1-\beta_2) g^2$, $c_j = 1-\beta_j^t$ and $s = \sqrt{v_+/c_2}$:
-
-    $$\theta' = (1-\eta w)\,\theta - \eta\,\frac{m_+/c_1}{s+\epsilon}$$
-
-    $$P_\text{frozen} = \frac{\eta(1-\beta_1)/c_1}{s+\epsilon}, \qquad
-      P_\text{exact} = P_\text{frozen} - \eta\,\frac{m_+}{c_1}\,\frac{(1-\beta_2)\,g}{c_2\, s\,(s+\epsilon)^2}$$
-
-    Args:
-        lr: η, the present learning rate; a dict gives one per parameter (parameter groups).
-        state: name -> {"exp_avg", "exp_avg_sq", "step"}; a parameter without state is at t = 1.
-        betas, eps, weight_decay: as the optimizer's; `weight_decay` w (decoupled) may be a dict.
-        exact: differentiate $s$ as well. Exact is ≈ 0 at t = 1 and partly negative at t = 2; the
-            frozen form is always positive. Warm up before the first meta step either way. P is 0 where
-            no gradient has ever been seen (s = 0).
-
-    References:
-        Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019), algorithm 2.
-    """
-
-    lr: float | Mapping[str, float]
-    state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float | Mapping[str, float] = 0.0
-    exact: bool = False
-
-    def _moments(self, name: str, grad: Tensor) -> tuple[float, Tensor, Tensor, float, float]:
-        (beta1, beta2), state = self.betas, self.state.get(name, {})
-        lr = self.lr[name] if isinstance(self.lr, Mapping) else self.lr
-        time = float(state.get("step", 0)) + 1
-        first = beta1 * torch.as_tensor(state.get("exp_avg", 0.0)).to(grad) + (1 - beta1) * grad
-        second = beta2 * torch.as_tensor(state.get("exp_avg_sq", 0.0)).to(grad) + (1 - beta2) * grad.square()
-        correction1, correction2 = 1 - beta1**time, 1 - beta2**time
-        # a token never seen: 1/ε would outweigh all the rest of v by 1e5, and the root's derivative is NaN
-        seen = second > 0
-        scale = torch.where(seen, (torch.where(seen, second, 1.0) / correction2).sqrt(), torch.inf)
-        return lr, first / correction1, scale, correction1, correction2
-
-    def move(self, params: Tensors, grads: Tensors) -> Tensors:
-        moved = {}
-        for name, p in params.items():
-            lr, mean, scale, _, _ = self._moments(name, grads[name])
-            scale = scale if self.exact else scale.detach()
-            decay = self.weight_decay[name] if isinstance(self.weight_decay, Mapping) else self.weight_decay
-            moved[name] = (1 - lr * decay) * p - lr * mean / (scale + self.eps)
-        return moved
-
-    def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
-        (beta1, beta2), diagonal = self.betas, {}
-        for name in params:
-            lr, mean, scale, correction1, correction2 = self._moments(name, grads[name])
-            frozen = lr * (1 - beta1) / correction1 / (scale + self.eps)
-            if self.exact:
-                curved = (1 - beta2) * grads[name] / (correction2 * scale)
-                frozen = frozen - lr * mean * curved / (scale + self.eps).square()
-            diagonal[name] = frozen
-        return diagonal
+        return steepest if self.rates is None else super().scaled(steepest, params, grads)

@@ -25,7 +25,8 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, classification_metrics
 from amal_hf.commands.train import default_model, load_student
 from amal_hf.data.columns import tokenized
-from amal_hf.data.load import hold_out, load_splits
+from amal_hf.data.load import load_splits
+from amal_hf.data.split import hold_out
 
 METHODS: dict[str, dict[str, Any]] = {
     "label only": {"method": "fixed", "mixing_start": [1.0, 0.0]},
@@ -59,7 +60,7 @@ def splits(data: str, seed: int, noise: float) -> tuple[dict[str, Dataset], np.n
     classes = loaded["train"].features["label"].names
     noisy, flipped = corrupt(loaded["train"]["label"][:], len(classes), noise, seed)
     train = loaded["train"].select_columns(["text"]).add_column("label", noisy.tolist())
-    meta, selection = hold_out(loaded["validation"], len(loaded["validation"]) // 2, seed)
+    meta, selection = hold_out(loaded["validation"], len(loaded["validation"]), seed)
     tokenizer = AutoTokenizer.from_pretrained(default_model())
     parts = {"train": train, "meta": meta, "selection": selection, "test": loaded["test"]}
     return {k: tokenized(v, tokenizer, ["text"], 64) for k, v in parts.items()}, flipped, classes

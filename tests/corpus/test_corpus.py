@@ -46,7 +46,7 @@ def train(corpus: DatasetDict) -> dict[str, np.ndarray]:
 def test_splits_and_columns(corpus: DatasetDict) -> None:
     assert {name: split.num_rows for name, split in corpus.items()} == {
         "train": 2400,
-        "meta": 120,
+        "clean": 120,
         "selection": 200,
         "test": 1000,
     }

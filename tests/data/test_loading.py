@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict
 from planted import NAMES, make_rows
 
-from amal_hf.commands.train import DataConfig, divide
-from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
 
 ROWS: list[dict[str, Any]] = [
     {"text": "wind and rain", "label": "air", "weak_labels": [0, -1]},
@@ -149,48 +148,3 @@ def test_class_labels_are_reordered_when_asked():
     """The names decide, not the indices they had."""
     named = name_classes(DatasetDict(train=make_rows(6)), "label", ["land", "sea", "air"])
     assert named["train"].features["label"].int2str(named["train"]["label"][:]) == [NAMES[i % 3] for i in range(6)]
-
-
-# ---- holding out ----
-
-
-def test_held_out_rows_are_stratified_and_seeded():
-    pool = make_rows(60).add_column("place", list(range(60)))
-    held, rest = hold_out(pool, 12, seed=3)
-    assert Counter(held["label"][:]) == {0: 4, 1: 4, 2: 4}
-    assert len(rest) == 48 and not set(held["place"]) & set(rest["place"])
-    assert held["place"][:] == hold_out(pool, 12, seed=3)[0]["place"][:]
-    assert held["place"][:] != hold_out(pool, 12, seed=4)[0]["place"][:]
-
-
-def parts_of(splits: DatasetDict, **settings: Any) -> dict[str, Dataset]:
-    return divide(splits, DataConfig(**settings), seed=0)
-
-
-def places(part: Dataset) -> set[int]:
-    return set(part["place"][:])
-
-
-def test_parts_of_one_split_are_disjoint_and_complete():
-    train = make_rows(90).add_column("place", list(range(90)))
-    parts = parts_of(DatasetDict(train=train), clean_rows=12, selection_rows=18)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 60, "meta": 12, "selection": 18}
-    assert len(places(parts["train"]) | places(parts["meta"]) | places(parts["selection"])) == 90
-
-
-def test_parts_from_given_splits():
-    splits = DatasetDict(train=make_rows(30), validation=make_rows(24, seed=1), test=make_rows(9, seed=2))
-    parts = parts_of(splits, clean_split="validation", selection_split="validation")
-    assert {name: len(part) for name, part in parts.items()} == {"train": 30, "meta": 12, "selection": 12, "test": 9}
-    some = parts_of(splits, clean_split="validation", clean_rows=6, selection_split="test")
-    assert len(some["meta"]) == 6 and list(some["selection"]) == list(some["test"])
-
-
-def test_another_name_for_the_label():
-    parts = parts_of(
-        DatasetDict(train=make_rows(60).rename_column("label", "genre")),
-        label_column="genre",
-        clean_rows=6,
-        selection_rows=6,
-    )
-    assert all("label" in part.column_names for part in parts.values())

@@ -20,7 +20,9 @@ from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, Labelin
 from amal_hf.cli import main
 from amal_hf.commands._config import read_config
 from amal_hf.commands.train import DataConfig, divide, load_student, source_losses
-from amal_hf.data.load import hold_out, load_splits, name_classes
+from amal_hf.data.classes import name_classes
+from amal_hf.data.load import load_splits
+from amal_hf.data.split import hold_out
 
 
 def changed(column: str, values: Any, seed: int = 0) -> Any:
@@ -217,8 +219,8 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a list for a method": ("method", lambda b: b({"method": ["trust"]})),
     "several estimators": ("estimator", lambda b: b({"estimator": ["head"]})),
     # -- loading --
-    "hold out everything": ("clean_rows", lambda b: hold_out(make_rows(9), 9, seed=0)),
-    "hold out fewer than classes": ("clean_rows", lambda b: hold_out(make_rows(9), 2, seed=0)),
+    "hold out of single rows": ("clean_rows", lambda b: hold_out(make_rows(3), 9, seed=0)),
+    "hold out less than nothing": ("clean_rows", lambda b: DataConfig(clean_rows=-7)),
     "label among no classes": (
         "classes",
         lambda b: name_classes(DatasetDict(train=changed("label", ["fire"] * 16)), "label", planted.NAMES),
@@ -243,10 +245,10 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 WHAT_IS_EXPECTED_IS_TO_BE_DONE = {
     "smoothing of one", "negative class weight", "too few names", "clamp the wrong way", "clamp of one",
-    "epochs of refresh without a table", "hold out everything", "hold out fewer than classes",
+    "epochs of refresh without a table", "hold out of single rows",
     "a loss that is no mapping",
 }  # fmt: skip
-IN_OTHER_WORDS = {"mse of probabilities", "hold out fewer than classes", "unknown argument of a loss"}
+IN_OTHER_WORDS = {"mse of probabilities", "unknown argument of a loss"}
 
 
 @pytest.mark.parametrize("case", AT_CONSTRUCTION)
@@ -333,7 +335,7 @@ BAD_SETTINGS: dict[str, dict[str, Any]] = {
     "temperature": {"teacher_columns": ["teacher_logits"], "temperature": 0},
     "train_dataset": {"teacher_columns": ["no_such_column"]},
     "clean_split": {"clean_split": "clean"},
-    "clean_rows": {"clean_rows": 60},
+    "clean_rows": {"clean_rows": -60},
     "classes": {"classes": ["air", "sea"]},
     "sources.x.loss": {"sources": {"x": {"loss": "hinge"}}},
     "sources.x.colour": {"sources": {"x": {"loss": "entropy", "colour": 1}}},
@@ -358,7 +360,7 @@ def refused(argv, capsys):
 @pytest.mark.parametrize("argument", BAD_SETTINGS)
 def test_train_refuses_in_one_line(argument, corpus, tmp_path, capsys):
     good = {"data": str(corpus), "model": str(corpus / "student"), "output_dir": str(tmp_path / "run")}
-    good |= {"clean_rows": 12, "selection_rows": 12, "report_to": "none"}
+    good |= {"clean_rows": 4, "selection_rows": 4, "report_to": "none"}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**good, **BAD_SETTINGS[argument]}))
     line = refused(["train", str(config)], capsys)
@@ -372,7 +374,7 @@ def test_train_refuses_votes_for_no_class(corpus, tmp_path, capsys):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     line = refused(
         ["train", "--data", str(tmp_path), "--model", str(corpus / "student"), "--votes_column", "weak_labels",
-         "--clean_rows", "6", "--selection_rows", "6", "--output_dir", str(tmp_path / "run")], capsys
+         "--clean_rows", "2", "--selection_rows", "2", "--output_dir", str(tmp_path / "run")], capsys
     )  # fmt: skip
     assert "`weak_labels" in line
 
@@ -419,7 +421,7 @@ def test_a_good_configuration_runs(corpus, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     settings = {
         "data": str(corpus), "model": str(corpus / "student"), "output_dir": str(tmp_path / "run"),
-        "votes_column": "weak_labels", "teacher_columns": ["teacher_logits"], "clean_rows": 12, "selection_rows": 12,
+        "votes_column": "weak_labels", "teacher_columns": ["teacher_logits"], "clean_rows": 4, "selection_rows": 4,
         "max_steps": 2, "report_to": "none", "use_cpu": True, "classes": planted.NAMES,
     }  # fmt: skip
     config.write_text(yaml.safe_dump(settings))

@@ -168,8 +168,9 @@ def test_row_ids_are_the_users(tmp_path, model):
     assert corpus["row_id"][:] == list(range(1000, 940, -1))
     assert corpus["text"][:] == [row["text"] for row in given["train"]]
     every = rows(90, 5, True)
+    (tmp_path / "data" / "validation.jsonl").unlink()
     write(tmp_path / "data", {"train": every})
-    assert train(tmp_path, model, num_train_epochs=1, clean_split="", clean_rows=15, selection_rows=15) == 0
+    assert train(tmp_path, model, num_train_epochs=1, clean_split="", clean_rows=5, selection_rows=5) == 0
     corpus = denoise(tmp_path / "run")
     assert len(corpus) == 60 and corpus["text"][:] == [every[i]["text"] for i in corpus["row_id"]]
 
@@ -295,8 +296,14 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no votes": (with_votes("train", lambda votes: votes), {"votes_column": "rules"}, "`train_dataset`.*'rules'"),
     "no clean rows": ({**splits(), "validation": splits()["validation"][:1]}, {}, "`clean`: .*2 of the 3 classes"),
     "no clean split": ({k: v for k, v in splits().items() if k != "validation"}, {}, "`clean_split`.*'validation'"),
-    "clean of rows without labels": (splits(), {"clean_split": ""}, "`clean_split`: .*'label'.*'train' without"),
-    "a clean row without a class": (changed("validation", "label", None), {}, "`clean_dataset`: .*1 rows without"),
+    "clean of rows without labels": (
+        {k: v for k, v in splits().items() if k != "validation"}, {"clean_split": "", "clean_rows": 5},
+        "`train`: expected 'label' on its rows, found none",
+    ),
+    "nobody says what is clean": (
+        {k: v for k, v in splits().items() if k != "validation"}, {"clean_split": ""}, "`clean_split`: .*clean_rows: N",
+    ),
+    "a text that is missing": (changed("test", "text", None), {}, r"`text`: .*'test', found 1 without, e.g. row"),
     "a class that is none": (changed("validation", "label", "fire"), {}, "`classes`.*'fire'"),
     "clean rows that stand in train": (
         {**splits(), "train": rows(60, 0, False) + rows(24, 1, False)}, {"strict": True}, "24 of meta's rows also",
@@ -384,14 +391,13 @@ def test_no_label_of_a_training_row_is_read(tmp_path, model):
     assert weights[0] == weights[1]
 
 
-def test_rows_half_of_which_have_a_label_are_not_held_out(tmp_path, model, capsys):
+def test_rows_half_of_which_have_a_label_stay_in_train(tmp_path, model):
     given = splits()
     given["train"] = [row | {"label": "sea" if i % 2 else None} for i, row in enumerate(given["train"])]
     write(tmp_path / "data", given)
     assert train(tmp_path, model, num_train_epochs=1) == 0
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"test"}
-    assert train(tmp_path, model, clean_split="") == 2
-    assert re.search(r"`clean_split`: expected .*'label' on every row, found 'train' without", capsys.readouterr().err)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["train"] == 60
 
 
 def test_evidence_needs_two_classes():

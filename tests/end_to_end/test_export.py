@@ -24,7 +24,7 @@ def train(folder: Path, rows: Dataset, model: str, **given: Any) -> Path:
     """A run of a few steps from label and teacher; its folder."""
     DatasetDict(train=rows).save_to_disk(folder / "data")
     data = DataConfig(
-        data=str(folder / "data"), model=model, teacher_columns=["teacher_logits"], clean_rows=12, selection_rows=6,
+        data=str(folder / "data"), model=model, teacher_columns=["teacher_logits"], clean_rows=4, selection_rows=2,
     )  # fmt: skip
     args = AMALConfig(str(folder / "run"), **{**SETTINGS, "max_steps": 3, **given})
     data, parts, losses = prepare(data, args)

@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
 from planted import furthest, identical
 from safetensors.torch import load_file
 
 from amal_hf import AMALTrainer, CrossEntropy, SlowCopy
-from amal_hf.lookahead import everyones
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -69,17 +66,6 @@ def test_two_processes_share_the_reading_of_evidence(launched):
     alone = fit_stacking_weights()
     for rank in (0, 1):
         assert furthest(alone, load_file(launched / f"evidence-{rank}.safetensors")) < 1e-5
-
-
-def test_each_row_counts_once():
-    losses = torch.tensor([[1.0], [2.0], [1.0], [3.0]])
-    index, once = everyones(Accelerator(cpu=True), torch.tensor([7, 2, 7, 0]), losses)
-    assert index.tolist() == [7, 2, 0] and once.flatten().tolist() == [1.0, 2.0, 3.0]
-
-
-def test_rows_of_a_stream_all_count():
-    index, every = everyones(Accelerator(cpu=True), torch.full((3,), -1), torch.zeros(3, 2))
-    assert len(index) == len(every) == 3
 
 
 @pytest.fixture

@@ -374,9 +374,9 @@ def test_the_page_has_the_rows_that_are_checked():
     assert table(written()) == PAGE.read_text()
 
 
-def test_readme_shows_this_page():
-    readme = (PAGE.parents[2] / "README.md").read_text()
-    assert readme.split("<!-- support -->\n")[1].split("\n<!-- /support -->")[0] == PAGE.read_text().strip()
+def test_the_documentation_shows_this_page():
+    shown = (PAGE.parents[2] / "docs" / "support.md").read_text()
+    assert shown.split("<!-- support -->\n")[1].split("\n<!-- /support -->")[0] == PAGE.read_text().strip()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from amal_hf.data.load import load_splits, name_classes, same_classes
+from amal_hf.data.classes import name_classes, same_classes
+from amal_hf.data.load import load_splits
 from amal_hf.labeling.checks import VoteWarning
 from amal_hf.labeling.formats import join_columns, labelled_subset, votes_from_columns
 
@@ -212,7 +213,7 @@ ODD = {"gpt": ["ham", "I think spam", "I think spam", "phishing"], "llama": [0, 
 def test_answers_that_are_no_class_are_named():
     with pytest.raises(
         ValueError,
-        match=r"gpt: 3 answers, e.g. \['I think spam', 'phishing'\]; llama: 1 answers, e.g. \[3\]. Map them",
+        match=r"gpt: 3 answers, e.g. \['I think spam', 'phishing'\]; llama: 1 answers, e.g. \['3'\]. Map them",
     ):
         votes(answers(**ODD))
 
@@ -226,10 +227,10 @@ def test_answers_that_are_no_class_abstain_if_asked():
 
 
 def test_columns_that_cannot_be_read():
-    said = answers(a=["ham"], b=[["ham"]], weak_labels=[[0]])
+    said = answers(a=["ham"], b=[["ham", "spam"]], weak_labels=[[0]])
     for columns, message in (
         (["c"], r"`dataset`: expected column\(s\) \['c'\], found only"),
-        (["b"], "`columns`: expected a string or a number on each row of 'b', found list"),
+        (["b"], "`b`: expected one class in a row, found 2"),
         ([], "`columns`: expected columns of answers to put into a new 'votes', found no columns"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""README, "From rules to a classifier": its files and commands as printed, on messages of the embedded corpus."""
+"""docs/guides/labeling-functions.md: its files and commands as printed, on messages of the embedded corpus."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def section() -> str:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "guides" / "labeling-functions.md").read_text()
     return text[text.index("## From rules to a classifier") :].split("\n## ")[0]
 
 
@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = load_corpus()
     (place / "messages").mkdir()
     write_csv(place / "messages" / "train.csv", corpus["train"].select(range(600)))
-    write_csv(place / "messages" / "validation.csv", corpus["meta"].select(range(100)), "label")
+    write_csv(place / "messages" / "validation.csv", corpus["clean"].select(range(100)), "label")
     write_csv(place / "messages" / "test.csv", corpus["test"].select(range(200)), "label")
     (place / "rules.py").write_text(block("py"))
     (place / "config.yaml").write_text(block("yaml"))

@@ -1,4 +1,4 @@
-"""README, "From a teacher to a student": its file as printed, on messages of the embedded corpus, from an encoder."""
+"""docs/guides/distillation.md: its file as printed, on messages of the embedded corpus, from an encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def block(language: str) -> str:
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "guides" / "distillation.md").read_text()
     section = text[text.index("## From a teacher to a student") :].split("\n## ")[0]
     (found,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
     return found
@@ -34,7 +34,7 @@ def test_the_file_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     corpus = load_corpus()
     keep = ["text", "label"]
-    for name, split, rows in (("train", "train", 640), ("validation", "meta", 100), ("test", "test", 300)):
+    for name, split, rows in (("train", "train", 640), ("validation", "clean", 100), ("test", "test", 300)):
         part = corpus[split].select_columns(keep).select(range(rows))
         with_names = [{"text": row["text"], "label": CLASSES[row["label"]]} for row in part]
         Path("messages").mkdir(exist_ok=True)

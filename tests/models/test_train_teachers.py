@@ -69,7 +69,7 @@ def own_cache(tmp_path_factory):
 
 def settings(corpus: Path, out: Path, **given: Any) -> dict[str, Any]:
     good: dict[str, Any] = {
-        "data": str(corpus / "data"), "output_dir": str(out), "clean_rows": CLEAN, "selection_rows": CLEAN,
+        "data": str(corpus / "data"), "output_dir": str(out), "clean_rows": CLEAN // 3, "selection_rows": CLEAN // 3,
         "max_steps": 3, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
         "dataloader_pin_memory": False, "per_device_train_batch_size": 16, "save_strategy": "no",
     }  # fmt: skip
@@ -494,11 +494,11 @@ def test_minilm_teaches_two_of_its_layers(tmp_path):
 
     corpus = load_corpus()
     columns = ["text", "label"]
-    parts = DatasetDict({k: corpus[k].select_columns(columns) for k in ("train", "meta", "selection", "test")})
+    parts = DatasetDict({k: corpus[k].select_columns(columns) for k in ("train", "clean", "selection", "test")})
     parts = DatasetDict({k: part.shuffle(seed=0).select(range(min(240, len(part)))) for k, part in parts.items()})
     parts.save_to_disk(tmp_path / "data")
     given = {
-        "data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "clean_split": "meta",
+        "data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run"), "clean_split": "clean",
         "selection_split": "selection", "teacher": default_model(), "student": {**FROM, "layers": [0, 3]},
         "teacher_epochs": 5, "teacher_learning_rate": 3e-4, "max_length": 32, "num_train_epochs": 4,
         "learning_rate": 5e-4, "report_to": "none", "use_cpu": True, "save_strategy": "no",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +52,6 @@ SPLIT = ("trust", "trust, accumulated", "amal-step, raw and short", "amal", "fix
 BY_TRANSFORMERS, BY_ACCELERATE = "FSDP2 by transformers", "FSDP2 by accelerate"
 
 
-class Evened(AMALTrainer):
-    """One process that is given the rows that several would be: the first rows again, until batches are whole."""
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return _Padded(len(self.train_dataset), GLOBAL_BATCH)
-
-
 class InParts(AMALTrainer):
     """Accelerate's FSDP2 on a CPU. Accelerate lets only accelerators have it, so it is told that it was asked for."""
 
@@ -83,17 +75,6 @@ def student_in_parts(folder: Path) -> torch.nn.Module:
     return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64, distributed_config=parts)
 
 
-class _Padded(torch.utils.data.Sampler[int]):
-    def __init__(self, rows: int, whole: int) -> None:
-        self.order = [i % rows for i in range(rows + -rows % whole)]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-
 def settings_of(case: str, processes: int) -> tuple[int, dict[str, Any]]:
     """Rows of the training set, and the settings that give every optimizer step the same rows."""
     rows, settings = CASES[case]
@@ -110,7 +91,7 @@ def ended(
     """What a run of `case` ends with, and the logs it wrote. In float64: no rounding for Adam to blow up."""
     rows, settings = settings_of(case, processes)
     train = planted.make_rows(rows, wrong=0.4)
-    trained = Evened if rows % GLOBAL_BATCH and processes == 1 else InParts if way == BY_ACCELERATE else AMALTrainer
+    trained = InParts if way == BY_ACCELERATE else AMALTrainer
     trainer = trained(
         model=student_in_parts(folder / "student") if way == BY_TRANSFORMERS else planted.make_student().double(),
         args=AMALConfig(str(folder / f"{case}-{processes}"), **{**planted.SETTINGS, **settings}),
