@@ -143,8 +143,8 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
                 )
     if values.get("save_strategy") == "best" and metric is None:
         raise ValueError(
-            f"`metric_for_best_model`: expected one of {', '.join(MEASURED)} with save_strategy: best, found none. Name "
-            "the metric that says which checkpoint is best."
+            f"`metric_for_best_model`: expected one of {', '.join(MEASURED)} with save_strategy: best, found none. "
+            "Name the metric that says which checkpoint is best."
         )
     if "temperature" in values:
         values["temperature"] = str(values["temperature"])
