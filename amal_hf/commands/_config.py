@@ -135,11 +135,17 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
             + near(metric.removeprefix("eval_"), MEASURED)
         )
     for name, known in CHOICES.items():
-        for each in values.get(name) if isinstance(values.get(name), list) else [values.get(name)]:
-            if each is not None and each not in known:
+        said = values.get(name) or []
+        for each in said if isinstance(said, list) else [said]:
+            if each not in known:
                 raise ValueError(
                     f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + near(str(each), known)
                 )
+    if values.get("save_strategy") == "best" and metric is None:
+        raise ValueError(
+            f"`metric_for_best_model`: expected one of {', '.join(MEASURED)} with save_strategy: best, found none. "
+            "Name the metric that says which checkpoint is best."
+        )
     if "temperature" in values:
         values["temperature"] = str(values["temperature"])
     if isinstance(values.get("teachers"), str):
