@@ -19,7 +19,7 @@ from transformers.utils.logging import log_levels
 from amal_hf.commands._flags import describe, hints, read_flags
 from amal_hf.commands._values import checked, near, no_such
 from amal_hf.commands._yaml import read_yaml
-from amal_hf.commands.train import LOSSES, DataConfig
+from amal_hf.commands.settings import LOSSES, DataConfig
 from amal_hf.config import AMALConfig
 from amal_hf.models.student import ModelConfig
 

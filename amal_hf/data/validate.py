@@ -17,7 +17,8 @@ from transformers.utils import is_bitsandbytes_available, is_torchao_available, 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.config import AMALConfig
-from amal_hf.data.columns import LABEL_ALIASES, LABELS, guard_splits
+from amal_hf.data.columns import LABEL_ALIASES, LABELS
+from amal_hf.data.overlap import guard_splits
 from amal_hf.denoising import without_gold
 from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL

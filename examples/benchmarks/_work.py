@@ -31,8 +31,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, Traine
 from amal_hf import AMALConfig, AMALTrainer, Loss
 from amal_hf._files import replaced_folder, write_json, write_whole
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.data.columns import text_key
 from amal_hf.data.load import load_splits
+from amal_hf.data.overlap import text_key
 from amal_hf.epoch_schedule import GROUP, refresh_table
 
 BATCH, EVAL_BATCH = 32, 128

@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import amal_hf
 from amal_hf import CrossEntropy
-from amal_hf.data.columns import guard_splits, overlap
+from amal_hf.data.overlap import guard_splits, overlap
 from amal_hf.report import write_report
 
 SCRIPTS = Path(__file__).parent / "scripts"
