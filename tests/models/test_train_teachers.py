@@ -115,7 +115,7 @@ def oracle(folder: Path, said: list[str]) -> torch.Tensor:
 
 def test_every_checkpoint_is_a_source_of_its_own(corpus, two):
     run = json.loads((two[0] / "run.json").read_text())
-    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "gold"]
+    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "clean"]
     said = {"label": "label", "checkpoint-9": "teachers/0", "checkpoint-10": "teachers/1", "probe": "probe"}
     assert {name: what for name, what in run["asserts"].items() if what} == said
     rows = load_from_disk(str(two[0] / "rows"))
@@ -130,7 +130,7 @@ def test_every_checkpoint_is_a_source_of_its_own(corpus, two):
 def test_the_table_counts_what_the_rows_say(corpus, two):
     run_dir, config = two
     parts = prepared(run_dir.parent, yaml.safe_load(Path(config).read_text()))[1]
-    rows, clean = load_from_disk(str(run_dir / "rows")), parts["meta"]
+    rows, clean = load_from_disk(str(run_dir / "rows")), parts["clean"]
     with (run_dir / "teacher_table.csv").open() as file:
         table = list(csv.DictReader(file))
     for column, number in enumerate((9, 10)):
@@ -243,13 +243,13 @@ def test_an_encoder_is_fine_tuned_first_and_once(corpus, tmp_path, trained, capl
     assert len(told) == 1 and "fine-tuned on 36 training labels for 12 epochs" in told[0]
     # the training rows, and no other
     assert trained == [parts["train"]["text"][:]] and len(trained[0]) == ROWS - 2 * CLEAN
-    others = {text for name in ("meta", "selection", "test") for text in parts[name]["text"]}
+    others = {text for name in ("clean", "selection", "test") for text in parts[name]["text"]}
     assert not others & set(trained[0])
     # it learned them, knows the classes' names, and speaks in the columns
     learned = oracle(out / "teacher", parts["train"]["text"][:])
     assert (learned.argmax(1).numpy() == np.asarray(parts["train"]["label"][:])).mean() > 0.6
-    logits = torch.tensor(parts["meta"]["teacher_logits"][:])
-    torch.testing.assert_close(logits.softmax(1), oracle(out / "teacher", parts["meta"]["text"][:]), rtol=0, atol=1e-5)
+    logits = torch.tensor(parts["clean"]["teacher_logits"][:])
+    torch.testing.assert_close(logits.softmax(1), oracle(out / "teacher", parts["clean"]["text"][:]), rtol=0, atol=1e-5)
     assert data.teachers == [str(out / "teacher")] and list(losses) == ["label", "teacher"]
     # the next run with these settings takes it as it is, and one with others does not
     train_run(parts, data, args, losses)
@@ -275,7 +275,7 @@ def test_several_encoders_each_have_a_folder(corpus, tmp_path, trained):
     assert list(losses) == ["label", "a", "b", "c"] and len(trained) == 2
     folders = [tmp_path / "run" / "teacher" / "a", corpus / "t" / "checkpoint-9", tmp_path / "run" / "teacher" / "c"]
     assert data.teachers == list(map(str, folders))
-    assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["meta"].column_names}
+    assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["clean"].column_names}
 
 
 # ---- whom method "denoise" believes ----
@@ -297,7 +297,7 @@ def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_
     )  # fmt: skip
     data, parts, losses, args = prepared(tmp_path, given)
     trainer, _ = train_run(parts, data, args, losses)
-    levels = trainer.args.mixing_start
+    levels = trainer.settings.mixing_start
     assert levels[1] > 0.9 and levels[2] < 0.2  # skill on the clean rows
     weights = trainer.weights.select(range(len(parts["train"]))).with_format("numpy")
     assert np.nanmean(weights["bad"][:]) < np.nanmean(weights["good"][:]) / 4
@@ -340,7 +340,7 @@ def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
         out = tmp_path / str(epochs)
         data, parts, losses, args = prepared(out, settings(corpus, out / "run", final_epochs=epochs))
         trainer, _ = train_run(parts, data, args, losses)
-        found.append((trainer.evaluate(parts["meta"])["eval_loss"], trainer.weigher.history.last_weights()))
+        found.append((trainer.evaluate(parts["clean"])["eval_loss"], trainer.weigher.history.last_weights()))
     (before, weights), (after, kept) = found
     assert after < before - 0.1
     assert torch.equal(weights.nan_to_num(-1), kept.nan_to_num(-1))
@@ -477,7 +477,7 @@ def test_a_column_that_is_there_already_is_not_overwritten(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"expected no columns \['teacher_logits'\] yet.*`teacher_names`"):
         prepared(tmp_path, given)
     _, parts, losses, _ = prepared(tmp_path, {**given, "teacher_names": ["old"], "teacher_columns": ["teacher_logits"]})
-    assert list(losses) == ["label", "teacher", "old"] and "old_logits" in parts["meta"].column_names
+    assert list(losses) == ["label", "teacher", "old"] and "old_logits" in parts["clean"].column_names
 
 
 # ---- a real encoder ----
