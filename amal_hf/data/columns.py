@@ -117,11 +117,11 @@ def check_said(
         _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
     if not isinstance(train, Dataset):
         return
-    names = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
+    here = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
     for loss in losses:
         for column in loss.columns:
             if column != getattr(loss, "mask_column", None):  # that says where, not what
-                _check_column(loss, values_of(train, names[column]), names[column], num_classes)
+                _check_column(loss, values_of(train, here[column]), here[column], num_classes)
 
 
 def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
