@@ -88,7 +88,6 @@ def test_no_room_for_a_checkpoint(room, build):
     assert identical(parameters(resumed) | resumed.weigher.mixing.state(), after) == []
 
 
-
 def test_a_folder_that_may_not_be_written(build, tmp_path):
     """Said before a row is read; nobody but root may write everywhere, so root becomes nobody for a while."""
     shut = tmp_path / "shut"
