@@ -67,6 +67,10 @@ def read_config(argv: Sequence[str]) -> tuple[DataConfig, AMALConfig, dict[str, 
         raise ValueError(
             f"`CONFIG.yaml`: expected settings that go together, found: {str(error).strip(' .')}. Change one of them."
         ) from error
+    if data.label_column in args.text_columns:
+        raise ValueError(
+            f"`text_columns`: expected columns to read, found the label's, {data.label_column!r}. Name the text's."
+        )
     args.resume_from_checkpoint = _checkpoint(args)
     return data, args, _sources(sources, data, _where(path, lines, "sources"))
 
