@@ -19,7 +19,6 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
 
 from amal_hf.cli import main
-from amal_hf.denoising import add_posterior
 from amal_hf.labeling import VoteWarning
 from amal_hf.report import write_report, write_trust_table
 from amal_hf.report.functions import interval
@@ -139,7 +138,10 @@ def test_corpus_goes_round(run_dir, tmp_path, capsys):
     np.testing.assert_allclose(saved["confidence"][:], probabilities.max(1))
     assert isinstance(saved.features["label"], ClassLabel) and saved.features["label"].names == planted.NAMES
     trust = saved["trust"][:]
-    assert list(trust[0]) == [*(f"rules/{name}" for name in NAMES), "probe"]  # the clean rows' classes speak on none of them
+    assert list(trust[0]) == [
+        *(f"rules/{name}" for name in NAMES),
+        "probe",
+    ]  # the clean rows' classes speak on none of them
     for told, votes in zip(trust, saved["votes"][:], strict=True):
         assert [told[f"rules/{name}"] is None for name in NAMES] == [vote == -1 for vote in votes]
     truth = np.arange(60) % 3
@@ -294,7 +296,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "votes that are words": (with_votes("train", lambda votes: ["air"] * 3), {}, "`weak_labels`: .*integers"),
     "no votes": (with_votes("train", lambda votes: votes), {"votes_column": "rules"}, "`train_dataset`.*'rules'"),
-    "no clean rows": ({**splits(), "validation": splits()["validation"][:1]}, {}, "`clean`: .*2 of the 3 classes"),
+    "no clean rows": (
+        {**splits(), "validation": splits()["validation"][:1]}, {}, "`clean_dataset`: .*2 of the 3 classes",
+    ),
     "no clean split": ({k: v for k, v in splits().items() if k != "validation"}, {}, "`clean_split`.*'validation'"),
     "clean of rows without labels": (
         {k: v for k, v in splits().items() if k != "validation"}, {"clean_split": "", "clean_rows": 5},
@@ -398,9 +402,3 @@ def test_rows_half_of_which_have_a_label_stay_in_train(tmp_path, model):
     assert train(tmp_path, model, num_train_epochs=1) == 0
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"test"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["train"] == 60
-
-
-def test_evidence_needs_two_classes():
-    one = planted.make_rows(9, tokens=False).filter(lambda label: label == 0, input_columns=["label"])
-    with pytest.raises(ValueError, match="`clean`: expected rows of at least 2 of the 3 classes, found 1"):
-        add_posterior(planted.make_rows(9, tokens=False), one, planted.make_student(), planted.make_tokenizer())

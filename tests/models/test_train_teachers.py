@@ -312,22 +312,32 @@ def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_
     ("given", "method"),
     [
         ({}, "denoise"),
-        ({"slow_start": 0.0, "table_dtype": "float16"}, "denoise"),
-        ({"method": "trust"}, "trust"),
-        ({"meta_every": 1}, "trust"),  # somebody wants a lookahead
-        ({"temperature": "learned"}, "trust"),
+        ({"table_dtype": "float16"}, "denoise"),
+        ({"method": "trust", "meta_every": 1}, "trust"),
+        ({"method": "trust", "temperature": "learned"}, "trust"),
         ({"method": "fixed", "mixing_start": [0.5]}, "fixed"),
     ],
     ids=str,
 )
-def test_the_recipe_of_a_run(given, method, corpus, tmp_path):
+def test_the_method_of_a_run(given, method, corpus, tmp_path):
     out = tmp_path / "run"
     teacher = str(corpus / "t" / "checkpoint-9")
     assert main(["train", written(tmp_path / "c.yaml", settings(corpus, out, teacher=teacher, **given))]) == 0
     told = json.loads((out / "run.json").read_text())
-    assert told["method"] == method
+    assert told["method"] == told["config"]["method"] == method
     assert ("probe" in told["sources"]) is (method == "denoise")
     assert ("temperature/teacher" in told) is (given.get("temperature") == "learned")
+
+
+@pytest.mark.parametrize("given", [{"meta_every": 1}, {"temperature": "learned"}, {"mixing": "trust"}], ids=str)
+def test_no_setting_chooses_another_method(given, corpus, tmp_path, capsys):
+    """What method "denoise" does not read is refused; it is not another method's run."""
+    out, teacher = tmp_path / "run", str(corpus / "t" / "checkpoint-9")
+    assert main(["train", written(tmp_path / "c.yaml", settings(corpus, out, teacher=teacher, **given))]) == 2
+    (name,) = given
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"`{name}`: " in error and "denoise" in error and "method" in error
+    assert not out.exists()
 
 
 # ---- afterwards, the clean rows alone ----
