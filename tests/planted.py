@@ -102,7 +102,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-SCHEDULE = ("meta_batch_size", "meta_every", "meta_start", "refresh_every", "refresh_repeats")
+HOW_OFTEN, EPOCHS = ("meta_batch_size", "meta_every", "meta_start"), ("refresh_every", "refresh_repeats")
 
 
 def make_trainer(
@@ -111,8 +111,9 @@ def make_trainer(
     """A trainer on the planted problem; `settings` go to `AMALConfig`, `given` to the trainer."""
     usual = "custom" if "mixing" in (settings or {}) else "trust"
     settings = {**SETTINGS, "method": usual, **(settings or {})}
-    if settings["method"] in ("fixed", "denoise"):  # they look nowhere ahead, and refuse to be told when
-        settings = {name: value for name, value in settings.items() if name not in SCHEDULE}
+    idle = {*HOW_OFTEN} if settings["method"] in ("fixed", "denoise") else set()  # they refuse to be told when
+    idle |= {*EPOCHS} if settings["method"] != "amal" else set()
+    settings = {name: value for name, value in settings.items() if name not in idle}
     args = AMALConfig(str(folder), **settings)
     if "model_init" not in given:
         given.setdefault("model", make_student())

@@ -30,7 +30,7 @@ from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, Labelin
 from amal_hf._types import Tensors
 from amal_hf.commands.train import default_model
 from amal_hf.denoising import GOLD, LOG_POSTERIOR, PROBE
-from amal_hf.denoising.inputs import ADDED
+from amal_hf.denoising.inputs import ADDED, Prepared
 from amal_hf.losses import LossStack
 from amal_hf.metagrad import (
     DoubleBackward,
@@ -318,14 +318,18 @@ class Stepper:
         given = dict(self.row.config or {})
         losses: dict[str, Any] = _pair()
         if given.get("method") == "denoise":
-            losses = {"rules": LabelingFunctions(), **ADDED}  # as the trainer has it once its rows are prepared
+            losses = {"rules": LabelingFunctions()}
         else:
             train = train.remove_columns([LOG_POSTERIOR, PROBE, GOLD, "weak_labels"])
         if self.row.every:  # lookaheads at even steps, from the first
             given |= {"meta_every": 2, "meta_start": 0.0, "meta_batch_size": meta_batch}
         arguments = AMALConfig(**{**settings, **given})
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
-        return AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
+        trainer = AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
+        if given.get("method") == "denoise":  # its rows have their columns already: no tokenizer is there to read them
+            trainer._prepared = Prepared(trainer._given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
+            trainer._start_afresh(training=True)
+        return trainer
 
     def step(self, due: bool = True, rows: int | None = None) -> None:
         """What `Trainer`'s loop does for the batch, or for its first rows; with a lookahead where `due`."""

@@ -457,7 +457,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda c, p: {"teacher": str(c / "t" / "checkpoint-9"), "teacher_names": ["a", "b"]},
         "`names`: expected 1 different names",
     ),
-    "no epochs": (lambda c, p: {"teacher_epochs": 0}, "`teacher_epochs`: expected a positive number"),
+    "no epochs": (lambda c, p: {"teacher_epochs": 0}, "`teacher_epochs`: expected a number above 0, found 0"),
 }
 
 
