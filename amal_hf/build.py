@@ -63,14 +63,16 @@ def make_lookahead(
     seed = args.seed if args.data_seed is None else args.data_seed
     sampler = MetaSampler(len(labels), args.meta_batch_size, seed)
     if args.lookahead_params == "head":
+        groups = [] if optimizer is None else optimizer.param_groups
+        ids = {id(p) for group in groups for p in group["params"]}
+        moved = {name for name, p in model.named_parameters() if id(p) in ids}  # a forward under FSDP2 makes others
         head = find_head(model, {name: value[:2] for name, value in inputs.items()})
         if head is None:
             raise ValueError(
                 "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
                 f"{type(model).__name__}. Set lookahead_params='all'."
             )
-        groups = [] if optimizer is None else optimizer.param_groups
-        if groups and not any(p is head.module.weight for group in groups for p in group["params"]):
+        if groups and head.weight not in moved:
             raise ValueError(
                 f"`optimizers`: expected an optimizer that moves the head, whose direction lookahead_params='head' "
                 f"takes; found {head.weight} in none of its {len(groups)} groups. Add it to the optimizer, or set "

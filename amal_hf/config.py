@@ -177,10 +177,6 @@ class AMALConfig(TrainingArguments):
                 "`train_sampling_strategy`: expected 'random' with method 'denoise', whose clean rows repeat; found "
                 "'group_by_length', which would fill batches with copies of one row. Set it to 'random'."
             )
-        if self.mixing in ("trust", "reweight", "corrected", *PREDICTED) and self.refresh == "epoch":
-            raise ValueError(
-                f"`refresh`: mixing={self.mixing!r} has no table to refresh; expected 'step', found 'epoch'."
-            )
 
     def describe(self) -> str:
         """The settings in force as one JSON line, for model cards and logs."""

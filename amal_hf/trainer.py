@@ -174,10 +174,11 @@ class AMALTrainer(Trainer):
         return self.args.log_weights and (step % every == 0 if every else False)
 
     def _fold(self, batch: dict[str, Any]) -> None:
-        """λ of a batch, and all its sources as soft targets, written into it."""
+        """All sources of a batch as soft targets, or λ where one of them is no cross-entropy, written into it."""
         width = self.model.config.num_labels
         weights = self.weigher.weigh(self.weigher.rows(batch, width))
-        batch[TARGETS] = self.stack.fold(batch, width, weights)
+        folded = self.stack.fold(batch, width, weights)
+        batch |= {WEIGHTS: weights} if folded is None else {TARGETS: folded}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """`Trainer`'s step, with the lookahead between its forward and its backward.
@@ -222,7 +223,9 @@ class AMALTrainer(Trainer):
             rows = inputs[TARGETS](outputs.logits)
         else:
             losses = self.stack(outputs, inputs)
-            rows = (self._weights(outputs, losses.detach(), inputs, batch) * losses).sum(1)
+            known = inputs.get(WEIGHTS)
+            weights = self._weights(outputs, losses.detach(), inputs, batch) if known is None else known
+            rows = (weights * losses).sum(1)
         if PADDING in inputs:
             rows = rows * ~inputs[PADDING]
         loss = window.mean(rows)
@@ -238,7 +241,7 @@ class AMALTrainer(Trainer):
 
     def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
         """What the model's forward reads: everything but the sources' columns."""
-        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, TARGETS}
+        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, WEIGHTS, TARGETS}
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 

@@ -102,14 +102,18 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+HOW_OFTEN, EPOCHS = ("meta_batch_size", "meta_every", "meta_start"), ("refresh_every", "refresh_repeats")
+
+
 def make_trainer(
     folder: Path, settings: Mapping[str, Any] | None = None, kind: type[AMALTrainer] = AMALTrainer, **given: Any
 ) -> AMALTrainer:
     """A trainer on the planted problem; `settings` go to `AMALConfig`, `given` to the trainer."""
     usual = "custom" if "mixing" in (settings or {}) else "trust"
     settings = {**SETTINGS, "method": usual, **(settings or {})}
-    if settings["method"] in ("fixed", "denoise"):
-        del settings["meta_batch_size"]  # they look nowhere ahead
+    idle = {*HOW_OFTEN} if settings["method"] in ("fixed", "denoise") else set()  # they refuse to be told when
+    idle |= {*EPOCHS} if settings["method"] != "amal" else set()
+    settings = {name: value for name, value in settings.items() if name not in idle}
     args = AMALConfig(str(folder), **settings)
     if "model_init" not in given:
         given.setdefault("model", make_student())

@@ -19,7 +19,7 @@ from transformers.utils.logging import log_levels
 from amal_hf.commands._flags import describe, hints, read_flags
 from amal_hf.commands._values import checked, near, no_such
 from amal_hf.commands._yaml import read_yaml
-from amal_hf.commands.train import LOSSES, DataConfig
+from amal_hf.commands.settings import LOSSES, DataConfig
 from amal_hf.config import AMALConfig
 from amal_hf.models.student import ModelConfig
 
@@ -67,6 +67,10 @@ def read_config(argv: Sequence[str]) -> tuple[DataConfig, AMALConfig, dict[str, 
         raise ValueError(
             f"`CONFIG.yaml`: expected settings that go together, found: {str(error).strip(' .')}. Change one of them."
         ) from error
+    if data.label_column in args.text_columns:
+        raise ValueError(
+            f"`text_columns`: expected columns to read, found the label's, {data.label_column!r}. Name the text's."
+        )
     args.resume_from_checkpoint = _checkpoint(args)
     return data, args, _sources(sources, data, _where(path, lines, "sources"))
 
@@ -135,11 +139,17 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
             + near(metric.removeprefix("eval_"), MEASURED)
         )
     for name, known in CHOICES.items():
-        for each in values.get(name) if isinstance(values.get(name), list) else [values.get(name)]:
-            if each is not None and each not in known:
+        said = values.get(name) or []
+        for each in said if isinstance(said, list) else [said]:
+            if each not in known:
                 raise ValueError(
                     f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + near(str(each), known)
                 )
+    if values.get("save_strategy") == "best" and metric is None:
+        raise ValueError(
+            f"`metric_for_best_model`: expected one of {', '.join(MEASURED)} with save_strategy: best, found none. "
+            "Name the metric that says which checkpoint is best."
+        )
     if "temperature" in values:
         values["temperature"] = str(values["temperature"])
     if isinstance(values.get("teachers"), str):

@@ -71,9 +71,14 @@ def warn_once() -> None:
 
     def new(record: logging.LogRecord) -> bool:
         told = record.getMessage()
-        return not (record.levelno == logging.WARNING and (told in said or said.add(told)))
+        if record.levelno != logging.WARNING:
+            return True
+        if told in said:
+            return False
+        said.add(told)
+        return True
 
-    class Once(logging.StreamHandler):  # type: ignore[type-arg]
+    class Once(logging.StreamHandler):
         """The root's: what no library prints by itself."""
 
     handler = Once()

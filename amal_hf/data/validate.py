@@ -17,7 +17,8 @@ from transformers.utils import is_bitsandbytes_available, is_torchao_available, 
 from amal_hf import _checks
 from amal_hf._types import ROW_ID, Outputs
 from amal_hf.config import AMALConfig
-from amal_hf.data.columns import LABEL_ALIASES, LABELS, guard_splits
+from amal_hf.data.columns import LABEL_ALIASES, LABELS
+from amal_hf.data.overlap import guard_splits
 from amal_hf.denoising import without_gold
 from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
@@ -205,7 +206,7 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
     if mixing.per_row and not counted:
         raise ValueError(
             "`train_dataset`: expected rows that can be indexed, to keep a weight for each; found a stream "
-            f"({type(trainer.train_dataset).__name__}). Use mixing='trust', 'shared' or 'fixed'."
+            f"({type(trainer.train_dataset).__name__}). Use method='trust', 'shared' or 'fixed'."
         )
     if args.n_gpu > 1:
         raise ValueError(
@@ -231,7 +232,7 @@ def check_launch(trainer: Any, mixing: Mixing, counted: bool) -> None:
         raise ValueError(
             f"`{name}`: expected whole rows on every process, and parameters that the lookahead can put together; "
             f"found them split by {name}. Use FSDP2 (fsdp=True), or plain data parallelism (`accelerate launch "
-            "--num_processes N`) with bf16, gradient checkpointing or LoRA; or set mixing='fixed'."
+            "--num_processes N`) with bf16, gradient checkpointing or LoRA; or set method='fixed'."
         )
     reads = {"lookahead_params": ("head", args.lookahead_params), "lookahead": ("none", args.lookahead)}
     for name, (instead, found) in reads.items():

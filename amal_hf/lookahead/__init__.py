@@ -1,4 +1,4 @@
-"""How fast does each loss of each row change along the direction v that the clean rows ask for?
+"""Directional derivatives D of every loss of every row along v, the direction that the clean rows ask for.
 
 A `Lookahead` answers for a batch. `D` is `[N, K + C + J]`: the K sources, then one virtual source per class
 (−log p_c), whose D is the meta-gradient of the row's soft label (docs/method.md (E2)), then one for each of the J

@@ -1,4 +1,4 @@
-"""From clean rows to `[N, K]`: how would V change if source k of row i weighed more?
+"""Meta-gradients `[N, K]`: by how much V, the clean rows' loss, changes if source k of row i weighs more.
 
     >>> from amal_hf.metagrad import MetaProblem, ForwardMode, FiniteDifference, DoubleBackward
 

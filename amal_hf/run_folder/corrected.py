@@ -156,8 +156,10 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
 
 def corrected_corpus(trainer: Any) -> Dataset:
     """The corrected corpus of a trainer that has trained: every training row of the user, in their order."""
-    config = trainer.model.config
-    classes = [config.id2label[i] for i in range(config.num_labels)]
+    config, clean = trainer.model.config, trainer.clean_dataset
+    column = label_column(clean) if clean is not None else None
+    named = getattr(clean.features[column], "names", None) if column else None
+    classes = named or [config.id2label[i] for i in range(config.num_labels)]
     return _corpus(annotate_rows(trainer), trainer.stack.names, classes)
 
 

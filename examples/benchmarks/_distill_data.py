@@ -59,8 +59,8 @@ def load_parts(data: Path, name: str, case: str, settings: Settings, out: Path, 
     if any(train["flipped"][:]):
         quality = np.asarray(train["cleanlab"][:])
         facts["cleanlab"] = float(roc_auc_score(~np.asarray(train["flipped"][:]), quality))
-    classes = splits["meta"].features["label"].names
-    return Parts(name, classes, train, splits["meta"], splits["selection"], test, settings, facts)
+    classes = splits["clean"].features["label"].names
+    return Parts(name, classes, train, splits["clean"], splits["selection"], test, settings, facts)
 
 
 def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path) -> None:
@@ -92,14 +92,14 @@ def _prepare(source: Path, case: str, settings: Settings, seed: int, path: Path)
 
 
 def _divided(source: Path, settings: Settings, seed: int) -> dict[str, Dataset]:
-    """Splits without shared texts, shuffled; half of validation is `meta`, half `selection`."""
+    """Splits without shared texts, shuffled; half of validation is `clean`, half `selection`."""
     kept = {k: v.shuffle(seed=seed) for k, v in without_shared_texts(source, "text", "label").items()}
     if settings.rows:
         kept["train"] = kept["train"].select(range(min(settings.rows, len(kept["train"]))))
     half = len(kept["validation"]) // 2
     return {
         "train": kept["train"],
-        "meta": kept["validation"].select(range(half)),
+        "clean": kept["validation"].select(range(half)),
         "selection": kept["validation"].select(range(half, 2 * half)),
         "test": kept["test"],
     }

@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from _distill_data import CHECKPOINTS, SHUFFLED, TEACHER, Parts
 from _work import EVAL_BATCH, authors, learn, predict
-from amal_hf.beforehand import ADDED, levels
 from datasets import Dataset
 from sklearn.metrics import roc_auc_score
-from transformers import AutoTokenizer, set_seed
 
 from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
-from amal_hf.commands.train import default_model, load_student
-from amal_hf.denoising import add_posterior, gold_share, with_gold
+from amal_hf.denoising import GOLD, gold_share, with_gold
 
 COLUMNS = ["text", "input_ids", "token_type_ids", "attention_mask", "label"]
 
@@ -65,20 +62,21 @@ def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
         rows, losses, weights = rows_of(parts, TEACHER), sources(temperature, TEACHER), [1 - alpha, alpha]
         if clean:
             known = rows_of(parts, TEACHER, of="clean")
-            rows = with_gold(rows, known, gold_share(len(known), len(rows)))
-            losses["gold"], weights = CrossEntropy("gold"), [*weights, 1.0]
+            labels, share = torch.as_tensor(known["label"][:]), gold_share(len(known), len(rows))
+            rows = with_gold(rows, known, labels, len(parts.classes), share)
+            losses["clean"], weights = CrossEntropy(GOLD), [*weights, 1.0]
         return Outcome(student(parts, rows, losses, seed, steps, method="fixed", mixing_start=weights))
 
     return method
 
 
-def steered(method: str, *teachers: str, temperature: Any = 2.0, **mixture: Any) -> Method:
+def steered(name: str, *teachers: str, temperature: Any = 2.0, **mixture: Any) -> Method:
     """A method that the clean rows only steer."""
 
     def method(parts: Parts, seed: int, steps: int) -> Outcome:
         losses = sources(temperature, *teachers) if teachers else {"label": CrossEntropy()}
         rows, clean = rows_of(parts, *teachers), rows_of(parts, of="clean")
-        trainer = student(parts, rows, losses, seed, steps, meta=clean, method=method, log_weights=True, **mixture)
+        trainer = student(parts, rows, losses, seed, steps, clean=clean, method=name, log_weights=True, **mixture)
         return Outcome(trainer, weights_of(trainer, len(rows)))
 
     return method
@@ -88,29 +86,18 @@ def amal(parts: Parts, seed: int, steps: int) -> Outcome:
     """A weight per row and source, T = 4, as the authors have it."""
     rows, clean = rows_of(parts, TEACHER), rows_of(parts, of="clean")
     theirs = authors(EVAL_BATCH, parts.settings.learning_rate, steps)
-    trainer = student(parts, rows, sources(4.0, TEACHER), seed, steps, meta=clean, log_weights=True, **theirs)
+    trainer = student(parts, rows, sources(4.0, TEACHER), seed, steps, clean=clean, log_weights=True, **theirs)
     return Outcome(trainer, weights_of(trainer, len(rows)))
 
 
 def ours(*teachers: str) -> Method:
-    """Recipe "denoise", as `amal-hf train` runs it: one run, nothing to tune."""
+    """Method "denoise": one run, nothing to tune."""
 
     def method(parts: Parts, seed: int, steps: int) -> Outcome:
-        given = parts.settings
-        set_seed(seed)
-        model = load_student(default_model(), parts.classes, given.layers, given.freeze_embeddings)
-        if torch.cuda.is_available():
-            model.cuda()
-        rows, clean = add_posterior(
-            rows_of(parts, *teachers), rows_of(parts, *teachers, of="clean"), model,
-            AutoTokenizer.from_pretrained(default_model()),
-            opinions=teachers, label="label", max_length=given.max_length, bf16=given.bf16,
-        )  # fmt: skip
-        losses = {**sources(2.0, *teachers), **ADDED}
-        mixed = with_gold(rows, clean, gold_share(len(clean), len(rows)))
+        rows, clean = (rows_of(parts, *teachers, of=split) for split in ("train", "clean"))
         trainer = student(
-            parts, mixed, losses, seed, steps,
-            model=model, method="denoise", log_weights=True, mixing_start=levels(losses, rows, clean),
+            parts, rows, sources(2.0, *teachers), seed, steps,
+            clean=clean, method="denoise", log_weights=True, max_length=parts.settings.max_length,
         )  # fmt: skip
         return Outcome(trainer, weights_of(trainer, len(rows)))
 

@@ -26,9 +26,11 @@ from transformers import (
     set_seed,
 )
 
-from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, SlowCopy
+from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions
 from amal_hf._types import Tensors
 from amal_hf.commands.train import default_model
+from amal_hf.denoising import GOLD, LOG_POSTERIOR, PROBE
+from amal_hf.denoising.inputs import ADDED, Prepared
 from amal_hf.losses import LossStack
 from amal_hf.metagrad import (
     DoubleBackward,
@@ -52,7 +54,7 @@ class Scene:
 
     Args:
         model: "minilm" (pretrained), "bert-base" or "tiny" (random weights).
-        clean: rows of the meta set.
+        clean: clean rows.
     """
 
     model: str
@@ -80,8 +82,9 @@ class Scene:
                 "label": np.arange(count) % CLASSES,
                 "teacher_logits": draw.normal(size=(count, CLASSES)).astype(np.float32),
                 "weak_labels": draw.integers(-1, CLASSES, (count, 10)),
-                "evidence": np.log(opinion),
-                "probe": opinion,
+                LOG_POSTERIOR: np.log(opinion),
+                PROBE: opinion,
+                GOLD: np.where(np.arange(count) % 4, -100, np.arange(count) // 4 % CLASSES),
             }
         )
 
@@ -95,7 +98,6 @@ class Row:
         meta: clean rows of a lookahead beside the rows of the batch.
         clean_cost: forwards of a lookahead per `meta`: 1 without gradient, 3 with.
         fixed_cost: forwards of a lookahead whatever `meta`.
-        always: forwards of every step beside the 3 of a plain one.
         every: values of `meta_every` to report; none where there is no lookahead.
         rival: name in `RIVALS`.
         derivative: "network" or "head": of which parameters, where the row claims a meta-gradient.
@@ -106,7 +108,6 @@ class Row:
     meta: float = 0.0
     clean_cost: float = 0.0
     fixed_cost: float = 0.0
-    always: float = 0.0
     every: tuple[int, ...] = ()
     rival: str = ""
     derivative: str = ""
@@ -114,11 +115,17 @@ class Row:
 
     def forwards(self, every: int) -> float:
         """Of one step, on average, when a lookahead comes every `every` steps (0: never)."""
-        return 3 + self.always + (self.clean_cost * self.meta + self.fixed_cost) / every if every else 3 + self.always
+        return 3 + (self.clean_cost * self.meta + self.fixed_cost) / every if every else 3
 
 
 def _ours(estimator: str, scope: str, meta: float) -> Row:
-    config = {"mixing": "instance", "lookahead_params": scope, "estimator": estimator, "mixing_scale": "raw"}
+    config = {
+        "method": "custom",
+        "mixing": "instance",
+        "lookahead_params": scope,
+        "estimator": estimator,
+        "mixing_scale": "raw",
+    }
     costs: dict[str, Any] = {"clean_cost": 1.0, "targets": {1: 1.15}}
     if scope == "all":
         costs = {"clean_cost": 3.0, "fixed_cost": 3.0 if estimator == "forward" else 2.0, "targets": {1: 2.5}}
@@ -137,7 +144,6 @@ ROWS: dict[str, Row] = {
     "fixed": Row({"method": "fixed"}, targets={0: 1.05}),
     "trust": Row({"method": "trust"}, meta=2.0, clean_cost=1.0, every=(5, 10), targets={10: 1.10}),
     "denoise": Row({"method": "denoise"}, targets={0: 1.10}),
-    "denoise, slow copy": Row({"method": "denoise", "slow_start": 0.0}, always=1.0),
 }
 for _share, _meta in {"1/2": 0.5, "1": 1.0}.items():
     ROWS |= {
@@ -312,15 +318,18 @@ class Stepper:
         given = dict(self.row.config or {})
         losses: dict[str, Any] = _pair()
         if given.get("method") == "denoise":
-            losses = {"rules": LabelingFunctions(), "probe": CrossEntropy("probe")}
-            losses |= {"self": SlowCopy()} if self.row.always else {}
+            losses = {"rules": LabelingFunctions()}
         else:
-            train = train.remove_columns(["evidence", "probe", "weak_labels"])
+            train = train.remove_columns([LOG_POSTERIOR, PROBE, GOLD, "weak_labels"])
         if self.row.every:  # lookaheads at even steps, from the first
             given |= {"meta_every": 2, "meta_start": 0.0, "meta_batch_size": meta_batch}
         arguments = AMALConfig(**{**settings, **given})
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
-        return AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
+        trainer = AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
+        if given.get("method") == "denoise":  # its rows have their columns already: no tokenizer is there to read them
+            trainer._prepared = Prepared(trainer._given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
+            trainer._start_afresh(training=True)
+        return trainer
 
     def step(self, due: bool = True, rows: int | None = None) -> None:
         """What `Trainer`'s loop does for the batch, or for its first rows; with a lookahead where `due`."""
@@ -328,7 +337,10 @@ class Stepper:
         ahead = trainer.state.global_step + 1
         trainer.state.global_step = ahead + int((ahead % 2 == 0) != due)
         batch = {name: value[:rows] for name, value in self.batch.items()}
-        loss = trainer.training_step(self.model, batch, None)
+        count = None
+        if isinstance(trainer, AMALTrainer):  # where λ needs no forward, it is folded into the batch here
+            (batch,), count = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
+        loss = trainer.training_step(self.model, batch, count)
         assert not (torch.isnan(loss) or torch.isinf(loss))  # `logging_nan_inf_filter`: the loop waits for a GPU here
         trainer.floating_point_ops(batch)
         trainer._get_grad_norm(self.model, grad_norm=trainer._clip_grad_norm(self.model))

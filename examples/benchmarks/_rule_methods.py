@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.denoising import with_gold
+from amal_hf.denoising import GOLD, with_gold
 
 SECOND_PHASE = 0.25
-FIXED = {  # each labeling function, majority vote, label model, gold
+FIXED = {  # each labeling function, majority vote, label model, clean rows
     "majority": [0.0, 1.0, 0.0, 3.0],
     "label model": [0.0, 0.0, 1.0, 3.0],
     "all": [0.2, 0.5, 0.5, 1.0],
@@ -84,14 +84,16 @@ def vote_then_clean(parts: Parts, seed: int, steps: int) -> np.ndarray:
 
 
 def mixed(parts: Parts, clean: Dataset, seed: int, steps: int, **mixture: Any) -> AMALTrainer:
-    """Every labeling function, the majority vote, the label model and, in a quarter of the rows, gold."""
+    """Every labeling function, the majority vote, the label model and, in a quarter of the rows, the clean class."""
     sources = {
         "rules": LabelingFunctions(),
         "majority": MajorityVote(),
         "label_model": CrossEntropy("label_model"),
-        "gold": CrossEntropy("gold"),
+        "clean": CrossEntropy(GOLD),
     }
-    return learn(parts, with_gold(parts.covered.remove_columns("truth"), clean), sources, seed, steps, **mixture)
+    labels = torch.as_tensor(clean["label"][:])
+    rows = with_gold(parts.covered.remove_columns("truth"), clean, labels, len(parts.classes))
+    return learn(parts, rows, sources, seed, steps, **mixture)
 
 
 def equal_mix(parts: Parts, seed: int, steps: int) -> np.ndarray:
@@ -112,14 +114,12 @@ def best_fixed(parts: Parts, seed: int, steps: int) -> np.ndarray:
     return parts.predict(chosen)
 
 
-def steered(method: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray]:
+def steered(name: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray]:
     """Weights per row on the majority vote's label, steered by the clean rows."""
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         votes = {"votes": MajorityVote()}
-        return parts.predict(
-            learn(parts, parts.covered, votes, seed, steps, meta=parts.clean, method=method, **mixture)
-        )
+        return parts.predict(learn(parts, parts.covered, votes, seed, steps, clean=parts.clean, method=name, **mixture))
 
     return method
 
@@ -128,7 +128,7 @@ def amal(parts: Parts, seed: int, steps: int) -> np.ndarray:
     """A weight per row and source, as the authors have it."""
     sources = {"rules": LabelingFunctions(), "majority": MajorityVote()}
     theirs = authors(EVAL_BATCH, parts.settings.learning_rate, steps)
-    trainer = learn(parts, parts.covered, sources, seed, steps, meta=parts.clean, mixing_start=[1.0], **theirs)
+    trainer = learn(parts, parts.covered, sources, seed, steps, clean=parts.clean, mixing_start=[1.0], **theirs)
     return parts.predict(trainer)
 
 

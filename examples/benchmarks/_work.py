@@ -31,8 +31,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, Traine
 from amal_hf import AMALConfig, AMALTrainer, Loss
 from amal_hf._files import replaced_folder, write_json, write_whole
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.data.columns import text_key
 from amal_hf.data.load import load_splits
+from amal_hf.data.overlap import text_key
 from amal_hf.epoch_schedule import GROUP, refresh_table
 
 BATCH, EVAL_BATCH = 32, 128
@@ -182,7 +182,7 @@ def made(path: Path, make: Callable[[Path], object]) -> Path:
             if path.suffix:
                 write_whole(path, make)
             else:
-                with replaced_folder(path) as scratch:
+                with replaced_folder(path, "benchmark") as scratch:
                     make(scratch / "made")
     return path
 
@@ -226,7 +226,7 @@ def learn(
     steps: int,
     *,
     model: PreTrainedModel | None = None,
-    meta: Dataset | None = None,
+    clean: Dataset | None = None,
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
     **mixture: Any,
 ) -> AMALTrainer:
@@ -245,7 +245,7 @@ def learn(
         args=args,
         losses=losses,
         train_dataset=rows,
-        clean_dataset=meta,
+        clean_dataset=clean,
         processing_class=AutoTokenizer.from_pretrained(default_model()),
     )
     trainer.remove_callback(PrinterCallback)

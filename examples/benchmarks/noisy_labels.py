@@ -60,9 +60,9 @@ def splits(data: str, seed: int, noise: float) -> tuple[dict[str, Dataset], np.n
     classes = loaded["train"].features["label"].names
     noisy, flipped = corrupt(loaded["train"]["label"][:], len(classes), noise, seed)
     train = loaded["train"].select_columns(["text"]).add_column("label", noisy.tolist())
-    meta, selection = hold_out(loaded["validation"], len(loaded["validation"]), seed)
+    clean, selection = hold_out(loaded["validation"], len(loaded["validation"]), seed)
     tokenizer = AutoTokenizer.from_pretrained(default_model())
-    parts = {"train": train, "meta": meta, "selection": selection, "test": loaded["test"]}
+    parts = {"train": train, "clean": clean, "selection": selection, "test": loaded["test"]}
     return {k: tokenized(v, tokenizer, ["text"], 64) for k, v in parts.items()}, flipped, classes
 
 
@@ -99,7 +99,7 @@ def student(
         args=AMALConfig(**settings(folder, seed, epochs, 2e-4), **mixture),
         losses={"label": CrossEntropy(), "teacher": Distillation("teacher_logits", temperature=2.0)},
         train_dataset=parts["train"],
-        clean_dataset=parts["meta"],
+        clean_dataset=parts["clean"],
         eval_dataset=parts["selection"],
         processing_class=AutoTokenizer.from_pretrained(default_model()),
         compute_metrics=classification_metrics,

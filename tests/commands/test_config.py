@@ -67,6 +67,7 @@ NONSENSE = {
     "sources: {label: {loss: cross_entropy, column: a}}": "sources.label",
     "votes_column: v\nsources: {rules: {loss: entropy}}": "sources.rules",
     "metric_for_best_model: acuracy": "metric_for_best_model",
+    "save_strategy: best": "metric_for_best_model",
     "dataloader_drop_last: true": "dataloader_drop_last",
     "prediction_loss_only: true": "prediction_loss_only",
     "load_best_model_at_end: true": "CONFIG.yaml",

@@ -70,10 +70,10 @@ def test_many_wrong_labels_know_more_than_they_say(labelled: float) -> None:
     said = flipped(truth, 0.4)
     assert (said == truth).float().mean() < 0.65
     said[round(600 * labelled) :] = -100
-    found = CrossFittedRidge(train, clean, labels).labels(said, CLASSES)
-    assert (found.told.argmax(1) == truth).float().mean() > 0.9
+    found = CrossFittedRidge(train, clean, labels).label_expert(said, CLASSES)
+    assert (found.train_log_odds.argmax(1) == truth).float().mean() > 0.9
     assert (found.oof_log_odds.argmax(1) == labels).float().mean() > 0.9
-    assert found.told.sum(1).abs().max() < 1e-9 and found.before == 0
+    assert found.train_log_odds.sum(1).abs().max() < 1e-9 and found.prior_weight == 0
 
 
 def test_a_teacher_is_doubted_where_it_is_not_believed_and_nowhere_else() -> None:
@@ -85,7 +85,7 @@ def test_a_teacher_is_doubted_where_it_is_not_believed_and_nowhere_else() -> Non
     found = CrossFittedRidge(train, clean, labels).teacher_reliability_expert(
         named, clean_named, CLASSES, lambda rows: believed
     )
-    for said, classes, truly in ((found.told, named, truth), (found.oof_log_odds, clean_named, labels)):
+    for said, classes, truly in ((found.train_log_odds, named, truth), (found.oof_log_odds, clean_named, labels)):
         spoke = classes >= 0
         for_it = said.gather(1, classes.clamp_min(0)[:, None])[spoke, 0]
         assert roc_auc_score(classes[spoke] == truly[spoke], for_it) > 0.95
@@ -100,7 +100,7 @@ def test_a_teacher_that_is_silent_on_all_rows_of_a_kind_is_not_judged(speaks: bo
     found = CrossFittedRidge(train, clean, labels).teacher_reliability_expert(
         named, clean_named, CLASSES, lambda rows: believed
     )
-    assert found.told.abs().sum() == 0 and found.oof_log_odds.abs().sum() == 0
+    assert found.train_log_odds.abs().sum() == 0 and found.oof_log_odds.abs().sum() == 0
 
 
 def test_a_class_with_one_clean_row_leaves_nothing_to_judge_by() -> None:

@@ -98,7 +98,7 @@ def rows(count: int) -> Dataset:
 
 def test_gold_rows_are_their_share_and_certain() -> None:
     clean = rows(4).add_column("label", [0, 1, 0, 1]).cast_column("label", CLASS)
-    joined = with_gold(rows(60), clean, share=0.25)
+    joined = with_gold(rows(60), clean, torch.tensor(clean["label"][:]), 2, share=0.25)
     gold = np.asarray(joined[GOLD][:])
     assert (gold >= 0).mean() == pytest.approx(0.25)
     assert (gold[:60] == -100).all() and "label" not in joined.column_names
@@ -117,5 +117,5 @@ def test_beside_labels_and_teachers_a_clean_row_is_a_row_like_any_other() -> Non
     rows = Dataset.from_dict({"row_id": range(40), LOG_POSTERIOR: [[0.0, 0.0]] * 40})
     clean = rows.select(range(10)).add_column("label", [0, 1] * 5)
     clean = clean.cast_column("label", ClassLabel(names=["a", "b"]))
-    both = with_gold(rows, clean, gold_share(10, 40))
+    both = with_gold(rows, clean, torch.tensor(clean["label"][:]), 2, gold_share(10, 40))
     assert len(both) == 50 and (np.asarray(both[GOLD][:]) >= 0).sum() == 10

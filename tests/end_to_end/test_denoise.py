@@ -19,7 +19,6 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset, load_from_disk
 
 from amal_hf.cli import main
-from amal_hf.denoising import add_posterior
 from amal_hf.labeling import VoteWarning
 from amal_hf.report import write_report, write_trust_table
 from amal_hf.report.functions import interval
@@ -32,7 +31,7 @@ SETTINGS = {
     "train_on_labels": False,
     "clean_split": "validation",
     "classes": planted.NAMES,
-    **planted.SETTINGS,
+    **{name: value for name, value in planted.SETTINGS.items() if name != "meta_batch_size"},
 }
 
 
@@ -105,9 +104,9 @@ def test_two_processes_write_the_run_of_one(model, tmp_path):
 
 def test_sources_are_called_by_their_functions(run_dir):
     run = json.loads((run_dir / "run.json").read_text())
-    assert run["sources"] == [*(f"rules/{name}" for name in NAMES), "probe", "gold"]
-    assert run["data"] == {"train": 60, "test": 30, "meta": 24}
-    assert run["asserts"]["probe"] == "probe" and run["asserts"]["gold"] is None and run["primary"] is None
+    assert run["sources"] == [*(f"rules/{name}" for name in NAMES), "probe", "clean"]
+    assert run["data"] == {"train": 60, "test": 30, "clean": 24}
+    assert run["asserts"]["probe"] == "probe" and run["asserts"]["clean"] is None and run["primary"] is None
     assert set(json.loads((run_dir / "metrics.json").read_text())) == {"test"}
     assert "The 50 rows whose" in (run_dir / "report.html").read_text()
 
@@ -139,7 +138,10 @@ def test_corpus_goes_round(run_dir, tmp_path, capsys):
     np.testing.assert_allclose(saved["confidence"][:], probabilities.max(1))
     assert isinstance(saved.features["label"], ClassLabel) and saved.features["label"].names == planted.NAMES
     trust = saved["trust"][:]
-    assert list(trust[0]) == [*(f"rules/{name}" for name in NAMES), "probe"]  # gold speaks on none of them
+    assert list(trust[0]) == [
+        *(f"rules/{name}" for name in NAMES),
+        "probe",
+    ]  # the clean rows' classes speak on none of them
     for told, votes in zip(trust, saved["votes"][:], strict=True):
         assert [told[f"rules/{name}"] is None for name in NAMES] == [vote == -1 for vote in votes]
     truth = np.arange(60) % 3
@@ -294,7 +296,9 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "votes that are words": (with_votes("train", lambda votes: ["air"] * 3), {}, "`weak_labels`: .*integers"),
     "no votes": (with_votes("train", lambda votes: votes), {"votes_column": "rules"}, "`train_dataset`.*'rules'"),
-    "no clean rows": ({**splits(), "validation": splits()["validation"][:1]}, {}, "`clean`: .*2 of the 3 classes"),
+    "no clean rows": (
+        {**splits(), "validation": splits()["validation"][:1]}, {}, "`clean_dataset`: .*2 of the 3 classes",
+    ),
     "no clean split": ({k: v for k, v in splits().items() if k != "validation"}, {}, "`clean_split`.*'validation'"),
     "clean of rows without labels": (
         {k: v for k, v in splits().items() if k != "validation"}, {"clean_split": "", "clean_rows": 5},
@@ -306,7 +310,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "a text that is missing": (changed("test", "text", None), {}, r"`text`: .*'test', found 1 without, e.g. row"),
     "a class that is none": (changed("validation", "label", "fire"), {}, "`classes`.*'fire'"),
     "clean rows that stand in train": (
-        {**splits(), "train": rows(60, 0, False) + rows(24, 1, False)}, {"strict": True}, "24 of meta's rows also",
+        {**splits(), "train": rows(60, 0, False) + rows(24, 1, False)}, {"strict": True}, "24 of clean's rows also",
     ),
     "selection rows that are not there": (splits(), {"eval_strategy": "epoch"}, "eval_dataset"),
     "batches of copies": (
@@ -366,7 +370,7 @@ def test_odd_votes_are_told_and_trained_on(tmp_path, model):
     said = [str(warning.message) for warning in told if issubclass(warning.category, VoteWarning)]
     assert any("no function votes for class(es) ['land']" in each for each in said)
     assert any("['2'] never vote" in each for each in said)
-    assert any("1 of meta's rows also stand in train" in str(warning.message) for warning in told)
+    assert any("1 of clean's rows also stand in train" in str(warning.message) for warning in told)
     corpus = denoise(tmp_path / "run")
     assert "null" not in str(corpus.features) and "rules/2" not in corpus.features["trust"]
     silent = next(line for line in table(tmp_path / "run") if line["function"] == "2")
@@ -398,9 +402,3 @@ def test_rows_half_of_which_have_a_label_stay_in_train(tmp_path, model):
     assert train(tmp_path, model, num_train_epochs=1) == 0
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"test"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["train"] == 60
-
-
-def test_evidence_needs_two_classes():
-    one = planted.make_rows(9, tokens=False).filter(lambda label: label == 0, input_columns=["label"])
-    with pytest.raises(ValueError, match="`clean`: expected rows of at least 2 of the 3 classes, found 1"):
-        add_posterior(planted.make_rows(9, tokens=False), one, planted.make_student(), planted.make_tokenizer())

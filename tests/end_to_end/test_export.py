@@ -26,7 +26,7 @@ def train(folder: Path, rows: Dataset, model: str, **given: Any) -> Path:
     data = DataConfig(
         data=str(folder / "data"), model=model, teacher_columns=["teacher_logits"], clean_rows=4, selection_rows=2,
     )  # fmt: skip
-    args = AMALConfig(str(folder / "run"), **{**SETTINGS, "max_steps": 3, **given})
+    args = AMALConfig(str(folder / "run"), **{"method": "trust", **SETTINGS, "max_steps": 3, **given})
     data, parts, losses = prepare(data, args)
     train_run(parts, data, args, losses)
     return folder / "run"

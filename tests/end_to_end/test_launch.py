@@ -11,11 +11,11 @@ import pytest
 from planted import furthest, identical
 from safetensors.torch import load_file
 
-from amal_hf import AMALTrainer, CrossEntropy, SlowCopy
+from amal_hf import AMALTrainer
 
 SCRIPTS = Path(__file__).parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-from launched import BY_ACCELERATE, BY_TRANSFORMERS, CASES, SPLIT, ended, fit_stacking_weights  # noqa: E402
+from launched import BY_ACCELERATE, BY_TRANSFORMERS, CASES, SPLIT, ended, posterior  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def test_two_processes_are_one(way, case, launched, tmp_path):
     alone, logs = ended(tmp_path, case, processes=1)
     # trust sharpens what it computes in float32: exp(τ · a unit vector), products over sources
     assert furthest(alone, first) < (1e-5 if "trust" in case or case == "stream" else 1e-6)
-    log_linear_pool = json.loads((launched / way / f"{case}-2-0.json").read_text())
-    for mine, theirs in zip(logs, log_linear_pool, strict=True):
+    together = json.loads((launched / way / f"{case}-2-0.json").read_text())
+    for mine, theirs in zip(logs, together, strict=True):
         assert mine.keys() == theirs.keys()
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
@@ -62,10 +62,10 @@ def test_two_processes_continue_where_they_stopped(way, launched):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_reading_of_evidence(launched):
-    alone = fit_stacking_weights()
+def test_two_processes_share_the_reading_of_rows(launched, tmp_path):
+    alone = posterior(tmp_path)
     for rank in (0, 1):
-        assert furthest(alone, load_file(launched / f"evidence-{rank}.safetensors")) < 1e-5
+        assert furthest(alone, load_file(launched / f"posterior-{rank}.safetensors")) < 1e-5
 
 
 @pytest.fixture
@@ -107,12 +107,6 @@ def test_what_reads_every_parameter_is_refused_where_each_is_in_parts(settings, 
     launched_with("fsdp", fsdp2=True)
     with pytest.raises(ValueError, match=told):
         build(settings)
-
-
-def test_a_slow_copy_is_refused_where_each_parameter_is_in_parts(build, launched_with):
-    launched_with("fsdp", fsdp2=True)
-    with pytest.raises(ValueError, match=r"`losses`: SlowCopy .* Leave it out"):
-        build({"method": "fixed"}, losses={"label": CrossEntropy(), "self": SlowCopy()})
 
 
 def test_data_parallel_is_refused(build, monkeypatch):

@@ -120,11 +120,19 @@ def test_a_plain_step_by_hand_is_the_trainers(steps, monkeypatch):
     assert max(apart) <= 1e-6 and max(moved) > 1e-2
 
 
+def test_denoise_steps_with_the_sources_it_adds(steps):
+    stepper = steps.Stepper(steps.Scene("tiny", 16, batch=8), "denoise")
+    before = [p.detach().clone() for p in stepper.model.parameters()]
+    stepper.step()
+    assert stepper.trainer.stack.names == (*(f"rules/{i}" for i in range(10)), "probe", "clean")
+    assert not all(map(torch.equal, before, stepper.model.parameters()))
+
+
 def test_counts_of_forwards(steps):
     rows = steps.ROWS
     assert rows["difference, meta 1/2"].forwards(1) / 3 == pytest.approx(2.17, abs=0.01)
     assert rows["forward, meta 1/2"].forwards(1) / 3 == 2.5
-    assert rows["denoise, slow copy"].forwards(0) == 4 and rows["denoise"].forwards(0) == 3
+    assert rows["denoise"].forwards(0) == 3
     assert rows["plain"].forwards(0) == 3
     assert rows["trust"].forwards(5) == pytest.approx(3.4)
 

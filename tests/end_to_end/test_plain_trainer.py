@@ -83,5 +83,5 @@ def test_history_of_weights_is_only_looked_at(method, build, student, rows, loss
     (with_log, weights_with), (without, weights_without) = trained(True), trained(False)
     assert identical(with_log, without) == []
     assert identical(weights_with, weights_without) == []
-    at_the_start = build({"method": method}, losses=losses(), train_dataset=rows(32)).mixing.state()
+    at_the_start = build({"method": method}, losses=losses(), train_dataset=rows(32)).weigher.mixing.state()
     assert identical(weights_with, at_the_start), "no weight moved: the comparison is empty"

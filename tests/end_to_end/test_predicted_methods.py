@@ -75,14 +75,15 @@ def test_resumed_is_uninterrupted(method, build, rows, losses):
 
 @pytest.mark.parametrize("mixing", ["reweight", *LEARNS])
 def test_no_table_to_refresh(mixing):
-    with pytest.raises(ValueError, match=f"`refresh`: mixing='{mixing}' has no table"):
-        AMALConfig("out", mixing=mixing, refresh="epoch")
+    with pytest.raises(ValueError, match="`refresh`: expected it with a method that reads it, found 'epoch'"):
+        AMALConfig("out", method="custom", mixing=mixing, refresh="epoch")
 
 
 @pytest.mark.parametrize("mixing", LEARNS)
 def test_a_mixing_by_name_has_a_network_s_step(mixing):
-    assert AMALConfig("out", mixing=mixing).mixing_lr == AMALConfig("out", method=mixing).mixing_lr == 1e-3
-    assert AMALConfig("out", mixing=mixing, mixing_lr=0.01).mixing_lr == 0.01
+    named, by_mixing = AMALConfig("out", method=mixing), AMALConfig("out", method="custom", mixing=mixing)
+    assert named.resolved().mixing_lr == by_mixing.resolved().mixing_lr == 1e-3
+    assert AMALConfig("out", method="custom", mixing=mixing, mixing_lr=0.01).resolved().mixing_lr == 0.01
 
 
 def test_weights_of_flipped_labels_are_smaller(build, rows):

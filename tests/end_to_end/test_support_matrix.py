@@ -1,6 +1,6 @@
 """What runs where. Every cell of `support_matrix.md` is what its check returned; running this file writes it.
 
-python tests/integration/test_support_matrix.py   # checks everything and writes the table
+python tests/end_to_end/test_support_matrix.py   # checks everything and writes the table
 """
 
 from __future__ import annotations
@@ -136,8 +136,7 @@ def head_of(task: str) -> Callable[[Build, str], str]:
         whole, *parts = map(ends, runs)
         for part in parts:
             assert furthest(whole, part) < 1e-6
-        for method in ("trust", "denoise"):
-            settings = {"method": method, "lookahead_params": moves, "posterior_column": "truth"}
+        for settings in ({"method": "trust", "lookahead_params": moves}, {"method": "denoise"}):
             with pytest.raises(ValueError, match=r"`method`: .*Set method="):
                 test_tasks.make_trainer(build, task, settings)
         return "exact: 1×16 = 4×4 = 16×1; methods that believe in classes (trust, denoise) are refused"
@@ -151,7 +150,7 @@ def accumulated_lookahead(build: Build, moves: str) -> str:
         with pytest.raises(AssertionError):
             accumulated(build, moves, lambda: planted.make_student().double(), **settings)
         split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
-        with said_by("amal_hf.build") as told:
+        with said_by("amal_hf.data.validate") as told:
             assert moved(trained(build, moves, **split, **settings)).nan_to_num().isfinite().all()
         assert any("first micro-batch" in line for line in told)
     return "runs: the first micro-batch stands for its step, so 4×4 is near 1×16"
@@ -282,7 +281,7 @@ def eight_bits(build: Build, moves: str) -> str:
 def stream(build: Build, moves: str) -> str:
     rows = planted.make_rows(32, wrong=0.4).to_iterable_dataset()
     settings = {"method": "trust", "max_steps": 6, "meta_start": 1, "lookahead_params": moves}
-    with said_by("amal_hf.build") as told:
+    with said_by("amal_hf.data.validate") as told:
         trainer = build(settings, train_dataset=rows)
         trainer.train()
     assert any("stream" in line and "kept" in line for line in told)
@@ -323,7 +322,7 @@ ROWS: dict[str, Callable[[Build, str], str]] = {
     "8-bit and other optimizers": eight_bits,
     "IterableDataset": stream,
 }
-# of how it is launched: checked by tests/integration/test_launch.py
+# of how it is launched: checked by tests/end_to_end/test_launch.py
 LAUNCHED = {
     "two processes (DDP)": ("exact: = one process with the same rows a step",) * 2,
     "two processes (FSDP2)": (

@@ -17,7 +17,6 @@ from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from amal_hf import (
     METRICS,
-    AMALConfig,
     BinaryCrossEntropy,
     CrossEntropy,
     Distillation,
@@ -26,7 +25,6 @@ from amal_hf import (
     Trust,
 )
 from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, clean_loss
-from amal_hf.mixing import MetaWeightNet
 
 COUNT = {REGRESSION: 1, MULTI_LABEL: 3}
 TOPICS = 5  # of eight words each
@@ -78,7 +76,7 @@ def make_trainer(build: Any, task: str, settings: dict[str, Any] | None = None, 
     given.setdefault("losses", make_losses(task))
     given.setdefault("train_dataset", make_rows(task, wrong=0.4))
     given.setdefault("clean_dataset", make_rows(task, 12, seed=1))
-    return build({"learning_rate": 5e-3, **(settings or {})}, **given)
+    return build({"learning_rate": 5e-3, "method": "meta-weight-net", **(settings or {})}, **given)
 
 
 @pytest.fixture
@@ -92,7 +90,7 @@ def make(build):
 @both
 @pytest.mark.parametrize("method", METHODS)
 def test_recipes_that_need_no_class(method, task, make):
-    start = {"method": method, "refresh_every": 1, "meta_start": 0}
+    start = {"method": method, "meta_start": 0} | ({"refresh_every": 1} if method == "amal" else {})
     trainer = make(task, start, eval_dataset=make_rows(task, 8, seed=2), compute_metrics=METRICS[task])
     trainer.train()
     table = table_of(trainer)
@@ -168,18 +166,14 @@ def test_rows_without_a_label(task, make):
 # ---- the method ----
 
 
-def test_a_recipe_left_open_is_one_that_works(make):
-    args = AMALConfig("unused", report_to="none")
-    trainer = make(REGRESSION, {"mixing_lr": 0.05})
-    assert (args.method, trainer.args.method, trainer.args.mixing, trainer.args.mixing_lr) == (
-        "trust", "meta-weight-net", "meta-weight-net", 0.05,
-    )  # fmt: skip
-    assert trainer.args.normalize == "mean" and isinstance(trainer.weigher.mixing, MetaWeightNet)
+def test_the_default_is_refused_by_name(make):
+    with pytest.raises(ValueError, match=r"`method`: 'denoise' .* Set method='meta-weight-net'"):
+        make(REGRESSION, {"method": "denoise"})
 
 
 def test_heads_of_one_class_are_as_before(build):
     trainer = build()
-    assert (trainer.task, trainer.args.method, trainer.args.probe_weight) == (SINGLE_LABEL, "trust", 0.7)
+    assert (trainer.task, trainer.args.method, trainer.settings.probe_weight) == (SINGLE_LABEL, "trust", 0.7)
 
 
 # ---- what is refused ----

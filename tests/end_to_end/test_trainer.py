@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as hf_trainer
 
 from amal_hf import CrossEntropy, Distillation, FunctionLoss, Shared, classification_metrics
+from amal_hf.weigher import Weigher
 
 SOON = {"refresh_every": 1}  # the authors' schedule would wait for ten epochs
 
@@ -53,8 +54,8 @@ def test_a_table_in_half_precision_is_the_table_to_its_rounding(build):
     half, whole = build({"method": "amal-step", "table_dtype": "float16"}), build({"method": "amal-step"})
     for trainer in (half, whole):
         trainer.train()
-    assert half.mixing.table.dtype == half.history.last_weights().dtype == torch.float16
-    assert (half.mixing.table.float() - whole.weigher.mixing.table).abs().max() < 2e-2
+    assert half.weigher.mixing.table.dtype == half.weigher.history.last_weights().dtype == torch.float16
+    assert (half.weigher.mixing.table.float() - whole.weigher.mixing.table).abs().max() < 2e-2
     assert (whole.weigher.mixing.table - 1).abs().max() > 0.1
 
 
@@ -69,12 +70,12 @@ def test_centring_holds_the_mean_weight(build):
     assert (free - 1).abs().max() > 1e-3
 
 
-def test_normalize_row_shares_one_unit(build):
+def test_normalize_row_shares_one_unit(build, monkeypatch):
     """What the loss uses sums to one on every row; what is kept is λ as learned."""
     trainer = build({"method": "trust", "normalize": "row"})
     used = []
-    original = trainer._normalized
-    trainer._normalized = lambda *a, **k: used.append(original(*a, **k)) or used[-1]
+    original = Weigher.normalized
+    monkeypatch.setattr(Weigher, "normalized", lambda *a, **k: used.append(original(*a, **k)) or used[-1])
     trainer.train()
     assert all(torch.allclose(w.sum(1).cpu(), torch.ones(len(w)), atol=1e-5) for w in used)
 
@@ -471,7 +472,7 @@ def test_estimators_of_one_derivative_agree(build):
 def test_trust_on_the_whole_network(build):
     trainer = build({"method": "trust", "lookahead_params": "all"})
     trainer.train()
-    assert trainer.args.probe_weight == 0
+    assert trainer.settings.probe_weight == 0
     assert table_of(trainer).std() > 0
 
 
@@ -599,7 +600,7 @@ def test_resumed_is_uninterrupted(which, stop, build, rows, losses):
     resumed = made()
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{stop}")
     assert identical(ends(whole), ends(resumed)) == []
-    steps = [[s["step"] for s in t.history.summaries] for t in (whole, resumed)]
+    steps = [[s["step"] for s in t.weigher.history.summaries] for t in (whole, resumed)]
     assert steps[0] == steps[1]
 
 

@@ -27,7 +27,6 @@ from transformers import EvalPrediction
 
 from amal_hf import (
     METRICS,
-    AMALConfig,
     BinaryCrossEntropy,
     CrossEntropy,
     Distillation,
@@ -222,28 +221,15 @@ def config(num_labels: int, problem_type: str | None = None) -> SimpleNamespace:
 def test_the_task_is_the_one_transformers_would_infer():
     vectors, classes = Dataset.from_dict({"label": [[1.0, 0.0]]}), Dataset.from_dict({"labels": [1]})
     assert task_of(config(1), [], {}) == REGRESSION
-    assert task_of(config(2), [], {"meta": classes}) == SINGLE_LABEL
-    assert task_of(config(2), [], {"meta": vectors}) == MULTI_LABEL
-    assert task_of(config(2), [], {"meta": None, "eval": {"near": classes, "far": vectors}}) == MULTI_LABEL
+    assert task_of(config(2), [], {"clean": classes}) == SINGLE_LABEL
+    assert task_of(config(2), [], {"clean": vectors}) == MULTI_LABEL
+    assert task_of(config(2), [], {"clean": None, "eval": {"near": classes, "far": vectors}}) == MULTI_LABEL
     assert task_of(config(2), [BinaryCrossEntropy()], {}) == MULTI_LABEL
     assert task_of(config(2), [CrossEntropy()], {}) == SINGLE_LABEL
     for task in TASKS:
-        assert task_of(config(2, task), [BinaryCrossEntropy()], {"meta": vectors}) == task
+        assert task_of(config(2, task), [BinaryCrossEntropy()], {"clean": vectors}) == task
     with pytest.raises(ValueError, match=r"`problem_type`: expected one of .*found 'ranking'"):
         task_of(config(2, "ranking"), [], {})
-
-
-def test_settings_without_classes_keep_what_was_given():
-    left = AMALConfig("out", mixing_lr=0.7, report_to="none")
-    fitted, named = left.without_classes(), AMALConfig("out", method="meta-weight-net", mixing_lr=0.7, report_to="none")
-    assert fitted.describe() == named.describe()
-    assert (left.method, left.mixing) == ("trust", "trust"), "the user's own object has changed"
-    left.meta_every = 3  # given later, as a search over hyperparameters does
-    assert (left.without_classes().meta_every, left.without_classes().method) == (3, "meta-weight-net")
-    network = AMALConfig("out", method="network", report_to="none")
-    assert network.without_classes().describe() == network.describe().replace('weight": 0.7', 'weight": 0.0')
-    asked = AMALConfig("out", method="trust", probe_weight=0.3, report_to="none").without_classes()
-    assert (asked.method, asked.probe_weight) == ("trust", 0.3)  # for the trainer to refuse
 
 
 # ---- metrics ----

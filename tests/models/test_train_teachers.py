@@ -115,7 +115,7 @@ def oracle(folder: Path, said: list[str]) -> torch.Tensor:
 
 def test_every_checkpoint_is_a_source_of_its_own(corpus, two):
     run = json.loads((two[0] / "run.json").read_text())
-    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "gold"]
+    assert run["sources"] == ["label", "checkpoint-9", "checkpoint-10", "probe", "clean"]
     said = {"label": "label", "checkpoint-9": "teachers/0", "checkpoint-10": "teachers/1", "probe": "probe"}
     assert {name: what for name, what in run["asserts"].items() if what} == said
     rows = load_from_disk(str(two[0] / "rows"))
@@ -130,7 +130,7 @@ def test_every_checkpoint_is_a_source_of_its_own(corpus, two):
 def test_the_table_counts_what_the_rows_say(corpus, two):
     run_dir, config = two
     parts = prepared(run_dir.parent, yaml.safe_load(Path(config).read_text()))[1]
-    rows, clean = load_from_disk(str(run_dir / "rows")), parts["meta"]
+    rows, clean = load_from_disk(str(run_dir / "rows")), parts["clean"]
     with (run_dir / "teacher_table.csv").open() as file:
         table = list(csv.DictReader(file))
     for column, number in enumerate((9, 10)):
@@ -243,13 +243,13 @@ def test_an_encoder_is_fine_tuned_first_and_once(corpus, tmp_path, trained, capl
     assert len(told) == 1 and "fine-tuned on 36 training labels for 12 epochs" in told[0]
     # the training rows, and no other
     assert trained == [parts["train"]["text"][:]] and len(trained[0]) == ROWS - 2 * CLEAN
-    others = {text for name in ("meta", "selection", "test") for text in parts[name]["text"]}
+    others = {text for name in ("clean", "selection", "test") for text in parts[name]["text"]}
     assert not others & set(trained[0])
     # it learned them, knows the classes' names, and speaks in the columns
     learned = oracle(out / "teacher", parts["train"]["text"][:])
     assert (learned.argmax(1).numpy() == np.asarray(parts["train"]["label"][:])).mean() > 0.6
-    logits = torch.tensor(parts["meta"]["teacher_logits"][:])
-    torch.testing.assert_close(logits.softmax(1), oracle(out / "teacher", parts["meta"]["text"][:]), rtol=0, atol=1e-5)
+    logits = torch.tensor(parts["clean"]["teacher_logits"][:])
+    torch.testing.assert_close(logits.softmax(1), oracle(out / "teacher", parts["clean"]["text"][:]), rtol=0, atol=1e-5)
     assert data.teachers == [str(out / "teacher")] and list(losses) == ["label", "teacher"]
     # the next run with these settings takes it as it is, and one with others does not
     train_run(parts, data, args, losses)
@@ -275,7 +275,7 @@ def test_several_encoders_each_have_a_folder(corpus, tmp_path, trained):
     assert list(losses) == ["label", "a", "b", "c"] and len(trained) == 2
     folders = [tmp_path / "run" / "teacher" / "a", corpus / "t" / "checkpoint-9", tmp_path / "run" / "teacher" / "c"]
     assert data.teachers == list(map(str, folders))
-    assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["meta"].column_names}
+    assert {"a_logits", "b_logits", "c_logits"} < {*parts["train"].column_names} & {*parts["clean"].column_names}
 
 
 # ---- whom method "denoise" believes ----
@@ -297,7 +297,7 @@ def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_
     )  # fmt: skip
     data, parts, losses, args = prepared(tmp_path, given)
     trainer, _ = train_run(parts, data, args, losses)
-    levels = trainer.args.mixing_start
+    levels = trainer.settings.mixing_start
     assert levels[1] > 0.9 and levels[2] < 0.2  # skill on the clean rows
     weights = trainer.weights.select(range(len(parts["train"]))).with_format("numpy")
     assert np.nanmean(weights["bad"][:]) < np.nanmean(weights["good"][:]) / 4
@@ -312,22 +312,32 @@ def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_
     ("given", "method"),
     [
         ({}, "denoise"),
-        ({"slow_start": 0.0, "table_dtype": "float16"}, "denoise"),
-        ({"method": "trust"}, "trust"),
-        ({"meta_every": 1}, "trust"),  # somebody wants a lookahead
-        ({"temperature": "learned"}, "trust"),
+        ({"table_dtype": "float16"}, "denoise"),
+        ({"method": "trust", "meta_every": 1}, "trust"),
+        ({"method": "trust", "temperature": "learned"}, "trust"),
         ({"method": "fixed", "mixing_start": [0.5]}, "fixed"),
     ],
     ids=str,
 )
-def test_the_recipe_of_a_run(given, method, corpus, tmp_path):
+def test_the_method_of_a_run(given, method, corpus, tmp_path):
     out = tmp_path / "run"
     teacher = str(corpus / "t" / "checkpoint-9")
     assert main(["train", written(tmp_path / "c.yaml", settings(corpus, out, teacher=teacher, **given))]) == 0
     told = json.loads((out / "run.json").read_text())
-    assert told["method"] == method
+    assert told["method"] == told["config"]["method"] == method
     assert ("probe" in told["sources"]) is (method == "denoise")
     assert ("temperature/teacher" in told) is (given.get("temperature") == "learned")
+
+
+@pytest.mark.parametrize("given", [{"meta_every": 1}, {"temperature": "learned"}, {"mixing": "trust"}], ids=str)
+def test_no_setting_chooses_another_method(given, corpus, tmp_path, capsys):
+    """What method "denoise" does not read is refused; it is not another method's run."""
+    out, teacher = tmp_path / "run", str(corpus / "t" / "checkpoint-9")
+    assert main(["train", written(tmp_path / "c.yaml", settings(corpus, out, teacher=teacher, **given))]) == 2
+    (name,) = given
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"`{name}`: " in error and "denoise" in error and "method" in error
+    assert not out.exists()
 
 
 # ---- afterwards, the clean rows alone ----
@@ -340,7 +350,7 @@ def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
         out = tmp_path / str(epochs)
         data, parts, losses, args = prepared(out, settings(corpus, out / "run", final_epochs=epochs))
         trainer, _ = train_run(parts, data, args, losses)
-        found.append((trainer.evaluate(parts["meta"])["eval_loss"], trainer.weigher.history.last_weights()))
+        found.append((trainer.evaluate(parts["clean"])["eval_loss"], trainer.weigher.history.last_weights()))
     (before, weights), (after, kept) = found
     assert after < before - 0.1
     assert torch.equal(weights.nan_to_num(-1), kept.nan_to_num(-1))
@@ -447,7 +457,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda c, p: {"teacher": str(c / "t" / "checkpoint-9"), "teacher_names": ["a", "b"]},
         "`names`: expected 1 different names",
     ),
-    "no epochs": (lambda c, p: {"teacher_epochs": 0}, "`teacher_epochs`: expected a positive number"),
+    "no epochs": (lambda c, p: {"teacher_epochs": 0}, "`teacher_epochs`: expected a number above 0, found 0"),
 }
 
 
@@ -477,7 +487,7 @@ def test_a_column_that_is_there_already_is_not_overwritten(corpus, tmp_path):
     with pytest.raises(ValueError, match=r"expected no columns \['teacher_logits'\] yet.*`teacher_names`"):
         prepared(tmp_path, given)
     _, parts, losses, _ = prepared(tmp_path, {**given, "teacher_names": ["old"], "teacher_columns": ["teacher_logits"]})
-    assert list(losses) == ["label", "teacher", "old"] and "old_logits" in parts["meta"].column_names
+    assert list(losses) == ["label", "teacher", "old"] and "old_logits" in parts["clean"].column_names
 
 
 # ---- a real encoder ----

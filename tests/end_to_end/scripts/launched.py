@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import planted
 
 from amal_hf import AMALConfig, AMALTrainer
-from amal_hf.denoising import add_posterior
+from amal_hf.denoising import LOG_POSTERIOR
+from amal_hf.denoising.inputs import prepare_rows
 from amal_hf.metagrad import whole
 
 GLOBAL_BATCH = 16
@@ -45,6 +46,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "l2r": (SHORT, {"method": "l2r"}),
     "network": (SHORT, {"method": "network", "meta_every": 2, "meta_start": 1}),
     "fixed": (SHORT, {"method": "fixed"}),
+    "denoise": (SHORT, {"method": "denoise"}),
     "stream": (EVEN, {**TRUST, "max_steps": 8}),
 }  # fmt: skip
 SPLIT = ("trust", "trust, accumulated", "amal-step, raw and short", "amal", "fixed")
@@ -92,9 +94,12 @@ def ended(
     rows, settings = settings_of(case, processes)
     train = planted.make_rows(rows, wrong=0.4)
     trained = InParts if way == BY_ACCELERATE else AMALTrainer
+    settings = {**planted.SETTINGS, **settings}
+    if settings["method"] in ("fixed", "denoise"):
+        del settings["meta_batch_size"]  # they look nowhere ahead
     trainer = trained(
         model=student_in_parts(folder / "student") if way == BY_TRANSFORMERS else planted.make_student().double(),
-        args=AMALConfig(str(folder / f"{case}-{processes}"), **{**planted.SETTINGS, **settings}),
+        args=AMALConfig(str(folder / f"{case}-{processes}"), **settings),
         train_dataset=train.to_iterable_dataset() if case == "stream" else train,
         clean_dataset=planted.make_rows(12, seed=1),
         losses=planted.make_losses(),
@@ -107,7 +112,7 @@ def ended(
             for log in trainer.state.log_history]  # fmt: skip
     assert not way or any(whole(p) is not p for p in trainer.model.parameters()), "no parameter is in parts"
     state = moved_by(trainer) | trainer.weigher.mixing.state() | trainer.weigher.history.state()
-    return state | {"mean_weight": trainer._mean_weight.mean}, told
+    return state | trainer.weigher._mean_weight.state(), told
 
 
 def moved_by(trainer: AMALTrainer) -> dict[str, torch.Tensor]:
@@ -129,19 +134,21 @@ def stopped_and_continued(folder: Path, kind: type[AMALTrainer] = AMALTrainer) -
     return ends
 
 
-def fit_stacking_weights() -> dict[str, torch.Tensor]:
-    """The evidence of 33 rows by 9 clean ones; neither number goes round."""
-    rows, clean = (planted.make_rows(n, seed, tokens=False) for n, seed in ((33, 0), (9, 1)))
-    student, tokenizer = planted.make_student().double(), planted.make_tokenizer()
-    found = add_posterior(rows.remove_columns("label"), clean, student, tokenizer)
-    return {
-        name: split.with_format("torch")["evidence"][:] for name, split in zip(("rows", "clean"), found, strict=True)
-    }
+def posterior(folder: Path) -> dict[str, torch.Tensor]:
+    """What 9 clean rows say of 33 others and of themselves; neither number goes round."""
+    trainer = planted.make_trainer(
+        folder, {"method": "denoise"}, model=planted.make_student().double(), losses=planted.make_losses(),
+        train_dataset=planted.make_rows(33, wrong=0.4, tokens=False),
+        clean_dataset=planted.make_rows(9, seed=1, tokens=False),
+    )  # fmt: skip
+    found = prepare_rows(trainer)
+    splits = {"rows": found.train.select(range(33)), "clean": found.clean}
+    return {name: split.with_format("torch")[LOG_POSTERIOR][:] for name, split in splits.items()}
 
 
 def main(folder: Path) -> None:
     here = PartialState(cpu=True)
-    save_file(fit_stacking_weights(), folder / f"evidence-{here.process_index}.safetensors")
+    save_file(posterior(folder / "posterior"), folder / f"posterior-{here.process_index}.safetensors")
     kinds = {"": AMALTrainer, BY_TRANSFORMERS: AMALTrainer, BY_ACCELERATE: InParts}
     for way, kind in kinds.items():
         place = folder / way
