@@ -15,6 +15,7 @@ from transformers.utils import logging
 from amal_hf.config import AMALConfig
 from amal_hf.denoising import GOLD
 from amal_hf.lookahead import FORWARD_MODE_ATTENTION, Encode, FullModelLookahead, HeadLookahead, Lookahead, MetaSampler
+from amal_hf.lookahead.probe import has_kinks, without_forward_mode
 from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack, MajorityVote
 from amal_hf.metagrad import (
     AdamStep,
@@ -81,16 +82,26 @@ def make_lookahead(
         return HeadLookahead(model, head, labels, encode, sampler, args, task)
     estimator, why = choose_estimator(
         args.estimator,
-        getattr(model.config, "_attn_implementation", "eager"),
+        getattr(getattr(model, "config", None), "_attn_implementation", "eager"),
         bool(args.gradient_checkpointing or getattr(model, "is_activation_checkpointing", False)),
         precision,
     )
+    few = {name: value[:2] for name, value in inputs.items()}
+    if isinstance(estimator, ForwardMode) and (missing := without_forward_mode(model, few)) is not None:
+        if args.estimator == "forward":
+            raise ValueError(
+                f"`estimator`: 'forward' expects a forward-mode rule of every operation, found that "
+                f"{type(model).__name__} has none: {missing}. Set estimator='difference' or 'auto'."
+            )
+        estimator, why = FiniteDifference(), f"forward mode was tried: {missing}"
+    if isinstance(estimator, FiniteDifference):
+        estimator = FiniteDifference(kinks=has_kinks(model, few))
     logger.info(f"meta-gradient: {type(estimator).__name__} on all trainable parameters: {why}")
     return FullModelLookahead(model, estimator, labels, encode, sampler, task)
 
 
 def choose_estimator(name: str, attention: str, checkpointing: bool, precision: str) -> tuple[MetaGradient, str]:
-    """The estimator of the *whole network's* derivative, and why. Both choices compute the same derivative.
+    """The estimator of the *whole network's* derivative, and why, as far as settings tell. All compute the same one.
 
     Args:
         name: `AMALConfig.estimator`.
@@ -101,8 +112,8 @@ def choose_estimator(name: str, attention: str, checkpointing: bool, precision: 
     Example:
         >>> choose_estimator("auto", "sdpa", False, "no")
         (ForwardMode(), "attention 'sdpa' has a forward-mode rule on the MATH kernel")
-        >>> choose_estimator("auto", "flash_attention_2", False, "no")[0]
-        FiniteDifference(radius=0.005)
+        >>> type(choose_estimator("auto", "flash_attention_2", False, "no")[0]).__name__
+        'FiniteDifference'
     """
     named: dict[str, MetaGradient] = {
         "forward": ForwardMode(),

@@ -11,7 +11,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from amal_hf._types import Outputs, Tensors
 from amal_hf.lookahead.base import Batch, Encode, Lookahead, MetaSampler, Step, length_of
-from amal_hf.metagrad import FiniteDifference, MetaGradient, NoStep, OutputsProblem, PureModel, in_float32, trainable
+from amal_hf.metagrad import (
+    FiniteDifference,
+    MetaGradient,
+    NoStep,
+    OutputsProblem,
+    PureModel,
+    float32_copies,
+    in_float32,
+    trainable,
+)
 from amal_hf.metagrad.tasks import SINGLE_LABEL, clean_loss
 
 FORWARD_MODE_ATTENTION = ("eager", "sdpa")
@@ -74,7 +83,7 @@ class FullModelLookahead(Lookahead):
         return OutputsProblem.through(
             student,
             lambda outputs: batch.losses_of(Outputs(outputs)),
-            params={name: p.detach() for name, p in trainable(self.model).items()},
+            params=self._params(),
             weights=labels.new_empty(0) if weights is None else weights,
             val_loss=lambda params: clean_loss(self.task, judge(params).logits.float(), labels),
             lr=batch.lookahead,
@@ -82,14 +91,23 @@ class FullModelLookahead(Lookahead):
             known_gradient=known_gradient,
         )
 
+    def _params(self) -> Tensors:
+        """What is moved; float32 copies of half-precision weights, unless the attention kernel knows no other."""
+        params = trainable(self.model)
+        return float32_copies(params) if self._in_full else {name: p.detach() for name, p in params.items()}
+
+    @property
+    def _in_full(self) -> bool:
+        config = getattr(self.model, "config", None)
+        return getattr(config, "_attn_implementation", "eager") in FORWARD_MODE_ATTENTION
+
     def _along(self, problem: OutputsProblem, direction: Tensors) -> tuple[Tensor, Tensor]:
         with self._precision():
             return self.estimator.directional(problem, direction), length_of(direction)
 
     def _precision(self) -> AbstractContextManager[Any]:
         """Differences run in float32, unless the attention kernel knows only half precision."""
-        kernel = getattr(self.model.config, "_attn_implementation", "eager")
-        in_full = isinstance(self.estimator, FiniteDifference) and kernel in FORWARD_MODE_ATTENTION
+        in_full = isinstance(self.estimator, FiniteDifference) and self._in_full
         return in_float32(self.model) if in_full else nullcontext()
 
     def _shared_gradient(self, step: Step) -> Tensors:

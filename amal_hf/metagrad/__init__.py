@@ -16,7 +16,16 @@ from amal_hf.metagrad.estimators import (
     HeadClosedForm,
     MetaGradient,
 )
-from amal_hf.metagrad.functional import PureModel, RNGState, in_float32, in_mode, model_outputs, trainable, whole
+from amal_hf.metagrad.functional import (
+    PureModel,
+    RNGState,
+    float32_copies,
+    in_float32,
+    in_mode,
+    model_outputs,
+    trainable,
+    whole,
+)
 from amal_hf.metagrad.head import Head, HeadTap, find_head
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
 from amal_hf.metagrad.virtual_step import NoStep, SGDStep, VirtualStep
@@ -39,6 +48,7 @@ __all__ = [
     "SGDStep",
     "VirtualStep",
     "find_head",
+    "float32_copies",
     "in_float32",
     "in_mode",
     "model_outputs",

@@ -104,6 +104,9 @@ def _of_tensors(output: Any) -> bool:
 class PureModel:
     """`params -> Outputs` for one batch, by `torch.func.functional_call`.
 
+    Parameters of another precision than the model's (`float32_copies` of half-precision weights) are computed with in
+    theirs: so are the frozen parameters, the buffers and the inputs.
+
     Args:
         model: the module, unwrapped (not DDP).
         inputs: keyword arguments of its forward.
@@ -119,5 +122,32 @@ class PureModel:
 
     def __call__(self, params: Tensors) -> Outputs:
         buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        inputs, rest = self.inputs, {}
+        precision = self._other_precision(params)
+        if precision is not None:
+            frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in params}
+            rest, buffers, inputs = (
+                {name: t.to(precision) if _is_half(t) else t for name, t in each.items()}
+                for each in (frozen, buffers, inputs)
+            )
         with in_mode(self.model, self.training), self.noise.replayed():
-            return model_outputs(functional_call(self.model, {**params, **buffers}, (), self.inputs))
+            return model_outputs(functional_call(self.model, {**rest, **params, **buffers}, (), inputs))
+
+    def _other_precision(self, params: Tensors) -> torch.dtype | None:
+        """That of `params`, where the model's own are in half precision and these are not."""
+        own = dict(self.model.named_parameters())
+        return next((p.dtype for name, p in params.items() if _is_half(own[name]) and not _is_half(p)), None)
+
+
+def float32_copies(params: Tensors) -> Tensors:
+    """Detached; those in half precision as float32 copies, in which a derivative is not lost in rounding.
+
+    Example:
+        >>> float32_copies({"w": torch.ones(2, dtype=torch.bfloat16)})
+        {'w': tensor([1., 1.])}
+    """
+    return {name: p.detach().float() if _is_half(p) else p.detach() for name, p in params.items()}
+
+
+def _is_half(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
