@@ -184,7 +184,10 @@ def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, model:
         return NoStep({k: rate / largest for k, rate in rates.items()})
     if name == "sgd":
         return SGDStep(rates)
-    each = lambda key, default: {k: g.get(key, default) for k, g in group.items()}  # noqa: E731
+
+    def each(key: str, default: Any) -> Any:
+        return {k: g.get(key, default) for k, g in group.items()}
+
     common: Any = {"lr": rates, "weight_decay": each("weight_decay", 0.0), "maximize": each("maximize", False)}
     if isinstance(optimizer, TorchSGD):
         return SGDStep(

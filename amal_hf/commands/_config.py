@@ -217,7 +217,8 @@ def _check_source(name: str, options: Any, where: str) -> None:
     kind = options.get("loss")
     if not isinstance(kind, str) or kind not in LOSSES:
         raise ValueError(
-            f"`{name}.loss`: expected one of {', '.join(LOSSES)}, found {kind!r} in {where}. {did_you_mean(str(kind), LOSSES)}"
+            f"`{name}.loss`: expected one of {', '.join(LOSSES)}, found {kind!r} in {where}. "
+            + did_you_mean(str(kind), LOSSES)
         )
     taken = inspect.signature(LOSSES[kind]).parameters
     types = typing.get_type_hints(LOSSES[kind].__init__)

@@ -140,7 +140,8 @@ def _check_choice(name: str, value: Any, kinds: list[Any], where: str) -> None:
             known = [str(each.value) for each in kind]
             if value not in known:
                 raise ValueError(
-                    f"`{name}`: expected one of {', '.join(known)}, found {value!r}{_at(where)}. {did_you_mean(value, known)}"
+                    f"`{name}`: expected one of {', '.join(known)}, found {value!r}{_at(where)}. "
+                    + did_you_mean(value, known)
                 )
 
 
