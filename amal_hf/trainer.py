@@ -45,8 +45,7 @@ from amal_hf.run_folder.corrected import corrected_corpus, list_suspects
 from amal_hf.tasks import resolve_task
 from amal_hf.weigher import Weigher
 
-WEIGHTS, TARGETS = "amal_weights", "amal_targets"
-"""Keys of a batch: λ `[N, K]` and the sources as soft targets, where both are known before the forward."""
+WEIGHTS, TARGETS = "amal_weights", "amal_targets"  # of a batch: λ `[N, K]`, or the sources as soft targets
 
 
 class AMALTrainer(Trainer):
@@ -74,8 +73,7 @@ class AMALTrainer(Trainer):
     """
 
     _tag_names: ClassVar[list[str]] = ["amal-hf"]
-    # our loss is a mean over the rows of the optimizer step, whatever the micro-batches: nothing is left to divide
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga = True  # our loss is a mean over the rows of the optimizer step already
     data_collator: Any
 
     def __init__(
@@ -134,10 +132,9 @@ class AMALTrainer(Trainer):
         mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
         positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
         check_launch(self, mixing, counted)
-        single = classes if self.task == SINGLE_LABEL else 0
-        known = LOG_POSTERIOR if denoises else ""
+        single, known = classes if self.task == SINGLE_LABEL else 0, LOG_POSTERIOR if denoises else ""
         self.weigher = Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, single, known)
-        self._asked_step = -1
+        self._asked_step, self._losses = -1, list[Tensor]()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
@@ -186,8 +183,7 @@ class AMALTrainer(Trainer):
         """The batch's weighted loss, a scalar, in nats: `Trainer`'s step, with the lookahead before its backward."""
         self.weigher.commit(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
-        weigher = self.weigher
-        if weigher.mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
+        if (weigher := self.weigher).mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
             weigher.look_ahead_by(self.lookahead_for(self._for_model(inputs)))
         self._rng = RNGState(self.args.device)
         self._training = True
@@ -196,11 +192,17 @@ class AMALTrainer(Trainer):
                 loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._training = False
-        if not self.args.max_grad_norm:  # else its gradient is looked at, which waits for nothing more
-            check_finite(self, "loss", loss)
+        self._losses.append(loss)  # looked at with the gradient's norm, for which the loop waits anyway
+        if not self.args.max_grad_norm:
+            self._check_losses()
         return loss
 
+    def _check_losses(self) -> None:
+        seen, self._losses = self._losses, []
+        check_finite(self, "loss", sum(seen))
+
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        self._check_losses()
         check_finite(self, "gradient", norm := super()._get_grad_norm(*args, **kwargs))
         return norm
 
