@@ -217,14 +217,14 @@ class AMALTrainer(Trainer):
         batch = self._prepare_lookahead(inputs, window)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
-        self._seen = inputs, outputs.logits.detach()  # to name what was not finite
         if TARGETS in inputs:
-            rows = inputs[TARGETS](outputs.logits)
+            rows, losses = inputs[TARGETS](outputs.logits), None
         else:
             losses = self.stack(outputs, inputs)
             known = inputs.get(WEIGHTS)
             weights = self._weights(outputs, losses.detach(), inputs, batch) if known is None else known
-            rows = (weights * losses).sum(1)
+            rows, losses = (weights * losses).sum(1), losses.detach()
+        self._seen = inputs, outputs.logits.detach(), losses  # to name what was not finite
         if PADDING in inputs:
             rows = rows * ~inputs[PADDING]
         loss = window.mean(rows)

@@ -273,12 +273,10 @@ def check_finite(trainer: Any, what: str, value: Any) -> None:
     scaled = precision == "fp16" and (scaler is not None or trainer.is_deepspeed_enabled)
     if scaled or math.isfinite(value):  # of a tensor on a GPU one copy, and no operation
         return
-    inputs, logits = trainer._seen
+    inputs, logits, losses = trainer._seen
     ids = inputs.get(ROW_ID)
-    try:
+    if losses is None:  # the sources stood as one soft target
         losses = trainer.stack(Outputs(logits=logits), inputs)
-    except AttributeError:  # a source that reads more of the model than its logits
-        losses = logits.new_zeros(len(logits), len(trainer.stack))
     wrong = ~losses.isfinite()
     sources = [name for name, column in zip(trainer.stack.names, wrong.any(0).tolist(), strict=True) if column]
     rows = ids[wrong.any(1)].tolist() if ids is not None else []

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import amal_hf
-from amal_hf.cli import read_config
+from amal_hf.commands._config import read_config
 from amal_hf.commands.train import DataConfig
 from amal_hf.corpus import SIZES
 from amal_hf.models.student import HUB_MODEL, default_model
