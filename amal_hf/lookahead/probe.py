@@ -28,7 +28,7 @@ def without_forward_mode(model: nn.Module, inputs: Mapping[str, Tensor]) -> str 
     logits = lambda p: pure(p).logits.float()  # noqa: E731
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            _, along = jvp(logits, (params,), (params,))
+            along = jvp(logits, (params,), (params,))[1]
             ahead, behind = (logits({k: (1 + by) * p for k, p in params.items()}) for by in (STEP, -STEP))
     except (RuntimeError, NotImplementedError) as error:
         return str(error).strip().splitlines()[0]
