@@ -72,8 +72,8 @@ def read_assertions(
                 found.labels[f"{name}/{column}"] = block
         elif asserted.shape[1] != theirs.shape[1]:
             raise ValueError(
-                f"`clean_dataset`: expected {asserted.shape[1]} functions of {name!r}, as in train_dataset, found "
-                f"{theirs.shape[1]}. Apply one file of functions to both."
+                f"`clean_dataset`: expected {asserted.shape[1]} votes a row in {[*loss.columns]}, as in train_dataset, "
+                f"found {theirs.shape[1]}. Apply one file of functions to both."
             )
         elif _hard(asserted) and _hard(theirs):
             found.votes[name] = (_named(asserted), _named(theirs))

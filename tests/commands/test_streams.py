@@ -21,7 +21,10 @@ RUN = [sys.executable, "-m", "amal_hf"]
 @pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
 def test_a_signal_says_which_checkpoint_is_whole(sent, status, good, written):
     given = {**good, "max_steps": 5000, "save_strategy": "steps", "save_steps": 5, "save_total_limit": 2}
-    run = subprocess.Popen([*RUN, "train", written(given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  # a shell's background jobs ignore it
+    run = subprocess.Popen(
+        [*RUN, "train", written(given)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     deadline = time.monotonic() + 120
     while not [*Path(good["output_dir"]).glob("checkpoint-*")]:
         assert run.poll() is None and time.monotonic() < deadline, run.stderr.read()

@@ -286,9 +286,9 @@ def stream(build: Build, moves: str) -> str:
         trainer.train()
     assert any("stream" in line and "kept" in line for line in told)
     assert trainer.state.log_history[-2]["weight/label/q10"] < trainer.state.log_history[-2]["weight/label/q90"]
-    with pytest.raises(ValueError, match=r"`train_dataset`: .*stream.*Use mixing='trust'"):
+    with pytest.raises(ValueError, match=r"`train_dataset`: .*stream.*Use method='trust'"):
         build({"method": "amal-step", "max_steps": 2}, train_dataset=rows)
-    return "methods without a table run with max_steps; a table is refused: use mixing='trust'"
+    return "methods without a table run with max_steps; a table is refused: use method='trust'"
 
 
 def attention(kernel: str) -> Callable[[Build, str], str]:
