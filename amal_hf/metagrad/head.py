@@ -96,7 +96,7 @@ def find_head(model: nn.Module, inputs: Mapping[str, Any]) -> Head | None:
 
 
 def head_or_reason(model: nn.Module, inputs: Mapping[str, Any]) -> Head | str:
-    """`find_head`, or why there is none: for a message."""
+    """The layer that puts out the logits `[N, C]`, as `find_head` has it, or why there is none."""
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
