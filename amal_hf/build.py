@@ -189,7 +189,7 @@ def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, model:
     if name == "sgd":
         return SGDStep(rates)
 
-    def each(key: str, default: Any) -> dict[str, Any]:
+    def each(key: str, default: Any) -> Any:
         return {k: g.get(key, default) for k, g in group.items()}
 
     common: Any = {"lr": rates, "weight_decay": each("weight_decay", 0.0), "maximize": each("maximize", False)}

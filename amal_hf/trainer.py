@@ -117,6 +117,8 @@ class AMALTrainer(Trainer):
     def _start_afresh(self, training: bool = False) -> None:
         """Settings, sources, rows and weigher as at the start of a run: each trial and each retry begins here."""
         self.settings = self.args.resolved()
+        if self.task != SINGLE_LABEL and self.args.probe_weight is None:
+            self.settings.probe_weight = 0.0  # it retrains a head of classes
         self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
         denoises = self.settings.mixing == "corrected" and self._given_mixing is None
         losses, rows, example = self._given_losses, self._given_rows, self._example

@@ -56,7 +56,7 @@ def run_folder(
     with scratch as place:
         try:
             with room_for("output_dir", folder, "Make room, or name a folder on another disk."):
-                _settle(folder, place, command)
+                _finish(folder, place, command)
                 _begin(folder, place, command, _check_claim(folder, command, resume))
             yield
         finally:
@@ -167,7 +167,7 @@ def _undo(folder: Path, scratch: Path) -> None:
         (folder / MARKER).unlink()
 
 
-def _settle(folder: Path, scratch: Path, command: str) -> None:
+def _finish(folder: Path, scratch: Path, command: str) -> None:
     """Finish what a killed process began to put in place; drop what it only began to write."""
     if (scratch / WHOLE).is_file():
         put_in_place(folder, scratch, command)

@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import log_levels
 
 from amal_hf.commands._flags import describe, hints, read_flags
-from amal_hf.commands._values import checked, near, no_such
+from amal_hf.commands._values import checked, did_you_mean, no_such
 from amal_hf.commands._yaml import read_yaml
 from amal_hf.commands.settings import LOSSES, DataConfig
 from amal_hf.config import AMALConfig
@@ -136,14 +136,14 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
     if metric is not None and metric.removeprefix("eval_") not in MEASURED:
         raise ValueError(
             f"`metric_for_best_model`: expected one of {', '.join(MEASURED)}, found {metric!r}. "
-            + near(metric.removeprefix("eval_"), MEASURED)
+            + did_you_mean(metric.removeprefix("eval_"), MEASURED)
         )
     for name, known in CHOICES.items():
         said = values.get(name) or []
         for each in said if isinstance(said, list) else [said]:
             if each not in known:
                 raise ValueError(
-                    f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + near(str(each), known)
+                    f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + did_you_mean(str(each), known)
                 )
     if values.get("save_strategy") == "best" and metric is None:
         raise ValueError(
@@ -217,7 +217,8 @@ def _check_source(name: str, options: Any, where: str) -> None:
     kind = options.get("loss")
     if not isinstance(kind, str) or kind not in LOSSES:
         raise ValueError(
-            f"`{name}.loss`: expected one of {', '.join(LOSSES)}, found {kind!r} in {where}. {near(str(kind), LOSSES)}"
+            f"`{name}.loss`: expected one of {', '.join(LOSSES)}, found {kind!r} in {where}. "
+            + did_you_mean(str(kind), LOSSES)
         )
     taken = inspect.signature(LOSSES[kind]).parameters
     types = typing.get_type_hints(LOSSES[kind].__init__)

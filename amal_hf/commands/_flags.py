@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from transformers import HfArgumentParser
 
-from amal_hf.commands._values import from_flag, near, spoken
+from amal_hf.commands._values import did_you_mean, from_flag, spoken
 from amal_hf.commands._yaml import read_words
 
 TAKES: dict[str, Any] = {
@@ -56,7 +56,7 @@ def read_flags(command: str, kinds: Sequence[type], argv: Sequence[str]) -> dict
             flag for action in parser._actions for flag in action.option_strings if "_" in flag or "-" not in flag[2:]
         ]
         what = unknown[0].split("=")[0]
-        told = near(what, known) if what.startswith("-") else "Flags begin with --."
+        told = did_you_mean(what, known) if what.startswith("-") else "Flags begin with --."
         raise ValueError(
             f"`{what}`: expected a flag of `amal-hf {command}`, found none of that name. "
             + told.replace("amal-hf train --help-all", f"amal-hf {command} --help")

@@ -85,10 +85,10 @@ def from_flag(name: str, said: Any, hint: Any, read: Any) -> Any:
 def no_such(name: str, known: Collection[str], where: str, kind: str = "the name of a field") -> ValueError:
     """The error of a name that is not known, with the nearest that is."""
     name = name if name.strip() else repr(name)
-    return ValueError(f"`{name}`: expected {kind}, found none of that name{_at(where)}. " + near(name, known))
+    return ValueError(f"`{name}`: expected {kind}, found none of that name{_at(where)}. " + did_you_mean(name, known))
 
 
-def near(name: str, known: Collection[str]) -> str:
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """What was perhaps meant; else, what there is."""
     begun = [each for each in known if len(name) > 2 and each.startswith(name)]
     close = begun[:1] or difflib.get_close_matches(name, [*known], n=1, cutoff=0.6)
@@ -140,7 +140,8 @@ def _check_choice(name: str, value: Any, kinds: list[Any], where: str) -> None:
             known = [str(each.value) for each in kind]
             if value not in known:
                 raise ValueError(
-                    f"`{name}`: expected one of {', '.join(known)}, found {value!r}{_at(where)}. {near(value, known)}"
+                    f"`{name}`: expected one of {', '.join(known)}, found {value!r}{_at(where)}. "
+                    + did_you_mean(value, known)
                 )
 
 

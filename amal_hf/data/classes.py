@@ -115,8 +115,8 @@ class ClassReader:
         """What to tell of spellings (and their rows) that are no class."""
         told = []
         for text, rows in Counter(odd).most_common(5):
-            near = difflib.get_close_matches(text.casefold(), [key for key in self._loose if key], 1, 0.5)
-            hint = f", nearest {self.names[self._loose[near[0]]]!r}" if near else ""
+            close = difflib.get_close_matches(text.casefold(), [key for key in self._loose if key], 1, 0.5)
+            hint = f", nearest {self.names[self._loose[close[0]]]!r}" if close else ""
             told.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
         more = f" and {len(odd) - 5} more spellings" if len(odd) > 5 else ""
         return (

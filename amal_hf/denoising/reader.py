@@ -88,8 +88,7 @@ def get_encoder(model: nn.Module) -> nn.Module:
         'BertModel'
     """
     if hasattr(model, "get_base_model"):  # PEFT's: adapters within the layers stay, virtual tokens before them do not
-        base: Any = model
-        return get_encoder(base.get_base_model())
+        return get_encoder(model.get_base_model())  # type: ignore[operator]
     if not isinstance(model, PreTrainedModel):  # a module of the user's around one, or one by itself
         inner = [m for m in model.modules() if isinstance(m, PreTrainedModel) or hasattr(m, "get_base_model")]
         only_one = bool(inner) and {*inner} <= {*inner[0].modules()}
@@ -218,9 +217,9 @@ def _hidden_states(output: Any, layers: tuple[int, ...]) -> list[Tensor] | None:
         last = every[-1] if isinstance(every, tuple | list) else every
     if not named:
         last = output[0] if isinstance(output, tuple | list) else output
-    if isinstance(last, Tensor) and last.dim() == 3 and last.is_floating_point():
-        return [last]
-    return None
+    if not isinstance(last, Tensor) or last.dim() != 3 or not last.is_floating_point():
+        return None
+    return [last]
 
 
 def _counts_from_padding(encoder: nn.Module) -> bool:

@@ -272,7 +272,7 @@ def test_resumed_is_uninterrupted(task, make):
     whole.train()
     resumed = make(task, {**settings, "save_strategy": "no"})
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-3")
-    ends = lambda t: parameters(t) | t._amal_state() | {"table": table_of(t)}  # noqa: E731
+    ends = lambda t: parameters(t) | t.weigher.state_dict() | {"table": table_of(t)}  # noqa: E731
     assert whole.state.global_step == 8
     assert identical(ends(whole), ends(resumed)) == []
 
@@ -285,7 +285,7 @@ def test_labels_that_were_shuffled_are_trusted_less(task, make):
     """40 % of the labels belong to other rows; the teacher is decent. Weights find them, and the student gains."""
     train, test = make_rows(task, 320, wrong=0.4), make_rows(task, 160, seed=2)
 
-    def trained(method: str | None) -> tuple[Any, float]:
+    def trained(method: str) -> tuple[Any, float]:
         settings = {"method": method, "num_train_epochs": 12, "per_device_train_batch_size": 16}
         trainer = make(
             task, settings, model=make_student(task), train_dataset=train, clean_dataset=make_rows(task, 40, seed=1),
@@ -294,7 +294,7 @@ def test_labels_that_were_shuffled_are_trusted_less(task, make):
         trainer.train()
         return trainer, trainer.evaluate()["eval_loss"]
 
-    (learned, loss), (_, equal) = trained(None), trained("fixed")
+    (learned, loss), (_, equal) = trained("meta-weight-net"), trained("fixed")
     table = table_of(learned)
     clean = [not shuffled for shuffled in train["shuffled"]]
     found = roc_auc_score(clean, table[:, 0])
