@@ -55,7 +55,7 @@ class AMALTrainer(Trainer):
     $$L = \frac1N \sum_{ik} \lambda_{ik}\, \ell_{ik}(\theta), \qquad
       \lambda \text{ moves against } \partial V(\theta')/\partial\lambda$$
 
-    Everything `Trainer` does stays as it is: evaluation, checkpoints, callbacks, precision, launch.
+    Everything else is `Trainer`'s: evaluation, checkpoints, callbacks, precision, launch.
 
     Args:
         model, args: as for `Trainer`; `args` is an `AMALConfig`.
@@ -121,14 +121,14 @@ class AMALTrainer(Trainer):
             self.settings.probe_weight = 0.0  # it retrains a head of classes
         self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
         denoises = self.settings.mixing == "corrected" and self._given_mixing is None
-        losses, rows, example = self._given_losses, self._given_rows, self._example
+        losses, rows = self._given_losses, self._given_rows
         if denoises and training:
             self._prepared = self._prepared or prepare_rows(self)
         if denoises and self._prepared is not None:
             losses, rows = {**losses, **ADDED}, self._prepared.train
             if self.args.mixing_start is None:
                 self.settings.mixing_start = self._prepared.levels
-        self.stack, self.train_dataset = LossStack(losses, example), rows
+        self.stack, self.train_dataset = LossStack(losses, self._example), rows
         counted = isinstance(rows, Dataset)
         num_rows, classes = len(rows) if counted else None, self.model.config.num_labels
         mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
@@ -183,11 +183,7 @@ class AMALTrainer(Trainer):
         batch |= {WEIGHTS: weights} if folded is None else {TARGETS: folded}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """`Trainer`'s step, with the lookahead between its forward and its backward.
-
-        Returns:
-            the batch's weighted loss, a scalar, in nats.
-        """
+        """The batch's weighted loss, a scalar, in nats: `Trainer`'s step, with the lookahead before its backward."""
         self.weigher.commit(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
         weigher = self.weigher
@@ -213,8 +209,7 @@ class AMALTrainer(Trainer):
     ) -> Any:
         r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
         if not self._training:
-            # a mean as it is: told of the items of all processes, transformers <= 5.24 multiplies the mean that
-            # BERT-style models return by their number (as transformers#47688 does in training)
+            # told of the items of all processes, transformers <= 5.24 multiplies the mean by their number (#47688)
             return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
         window = num_items_in_batch if isinstance(num_items_in_batch, Window) else self._window_of(inputs)
         batch = self._prepare_lookahead(inputs, window)
@@ -235,8 +230,8 @@ class AMALTrainer(Trainer):
 
     def _window_of(self, inputs: Mapping[str, Any]) -> Window:
         """The window of a batch that did not come by way of `get_batch_samples`."""
-        processes = self.accelerator.num_processes
-        return Window(find_batch_size(inputs) * processes * self.current_gradient_accumulation_steps, processes)
+        ways = self.accelerator.num_processes
+        return Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
@@ -282,8 +277,8 @@ class AMALTrainer(Trainer):
         """How D is computed for this model; `inputs` is any batch of the model's inputs."""
         rows = self._remove_unused_columns(self.clean_dataset, "clean")
         clean, labels = clean_rows_and_labels(rows, self.args.device)
-        batch = lambda rows: self._prepare_inputs(self.data_collator(clean.__getitems__([*rows])))  # noqa: E731
-        encode = lambda rows: self._for_model(batch(rows))  # noqa: E731
+        batch = lambda at: self._prepare_inputs(self.data_collator(clean.__getitems__([*at])))  # noqa: E731
+        encode = lambda at: self._for_model(batch(at))  # noqa: E731
         model = self.accelerator.unwrap_model(self.model)
         precision, optimizer = self.accelerator.mixed_precision, self.optimizer
         return make_lookahead(model, labels, encode, inputs, self.settings, precision, self.task, optimizer)
@@ -297,8 +292,7 @@ class AMALTrainer(Trainer):
 
     @property
     def weights(self) -> Dataset:
-        """The last λ of every training row: `row_id` and one column per source (null: the source says
-        nothing about the row, or it was not visited). Joinable with the training set by `row_id`.
+        """The last λ of every training row: `row_id` and one column per source (null: it abstains, or was not visited).
 
         Raises:
             ValueError: `log_weights=False`, or the training set is a stream.
@@ -314,8 +308,8 @@ class AMALTrainer(Trainer):
         return corrected_corpus(self)
 
     def suspects(self) -> Dataset:
-        """The training rows whose given label is probably wrong, surest first: `row_id`, `text`, `given`, `suggested`,
-        `confidence`, and the sources for and against."""
+        """The training rows whose given label is probably wrong, surest first: `row_id`, `text`, `given`, `suggested`
+        and `confidence`."""
         return list_suspects(self.corrected_dataset())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -309,7 +309,7 @@ def test_folders_and_files_that_hold_no_rows(tmp_path):
 
 
 def test_overlap_is_a_warning_unless_strict(build):
-    with pytest.warns(UserWarning, match="8 of meta's rows also stand in train"):
+    with pytest.warns(UserWarning, match="8 of clean's rows also stand in train"):
         build(train_dataset=make_rows(8), clean_dataset=make_rows(8))
 
 
