@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import SGD as TorchSGD
 from torch.optim import Adam as TorchAdam
 from torch.optim import AdamW as TorchAdamW
@@ -26,7 +27,7 @@ from amal_hf.metagrad import (
     NoStep,
     SGDStep,
     VirtualStep,
-    find_head,
+    head_or_reason,
     trainable,
 )
 from amal_hf.metagrad.tasks import SINGLE_LABEL
@@ -66,11 +67,11 @@ def make_lookahead(
         groups = [] if optimizer is None else optimizer.param_groups
         ids = {id(p) for group in groups for p in group["params"]}
         moved = {name for name, p in model.named_parameters() if id(p) in ids}  # a forward under FSDP2 makes others
-        head = find_head(model, {name: value[:2] for name, value in inputs.items()})
-        if head is None:
+        head = head_or_reason(model, {name: value[:2] for name, value in inputs.items()})
+        if isinstance(head, str):
             raise ValueError(
                 "`lookahead_params`: 'head' expects a trainable linear layer that makes the logits, found none in "
-                f"{type(model).__name__}. Set lookahead_params='all'."
+                f"{type(model).__name__}: {head}. Set lookahead_params='all'."
             )
         if groups and head.weight not in moved:
             raise ValueError(
@@ -173,6 +174,9 @@ def make_virtual_step(name: str, optimizer: torch.optim.Optimizer | None, model:
     """
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
     groups = [] if optimizer is None else optimizer.param_groups
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # since a forward it may hold other parameters than the optimizer's
+            module.reshard()
     if name == "none" and not _moves_apart(groups, model):
         return NoStep()
     params = trainable(model)

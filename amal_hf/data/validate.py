@@ -62,7 +62,8 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
         if not isinstance(getattr(getattr(model, "config", None), "num_labels", None), int):
             raise ValueError(
                 f"`model`: expected a classifier whose config has `num_labels`, found {type(model).__name__} without. "
-                "Load it with AutoModelForSequenceClassification."
+                "Load it with AutoModelForSequenceClassification, or give it one: model.config = "
+                "PretrainedConfig(num_labels=...)."
             )
     _checks.of_type("losses", losses, Mapping, "a mapping", 'Name the sources, e.g. {"label": CrossEntropy()}.')
     for name, loss in losses.items():

@@ -1,4 +1,4 @@
-"""What a model's forward is made of, tried once on a few rows: has it a forward-mode derivative, has it kinks?"""
+"""A forward, tried once on a few rows before its derivative is chosen: rules of forward mode, and kinks."""
 
 from __future__ import annotations
 

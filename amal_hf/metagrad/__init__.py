@@ -26,7 +26,7 @@ from amal_hf.metagrad.functional import (
     trainable,
     whole,
 )
-from amal_hf.metagrad.head import Head, HeadTap, find_head
+from amal_hf.metagrad.head import Head, HeadTap, find_head, head_or_reason
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
 from amal_hf.metagrad.virtual_step import NoStep, SGDStep, VirtualStep
 
@@ -49,6 +49,7 @@ __all__ = [
     "VirtualStep",
     "find_head",
     "float32_copies",
+    "head_or_reason",
     "in_float32",
     "in_mode",
     "model_outputs",

@@ -88,12 +88,43 @@ def whole(param: Tensor) -> Tensor:
 
 
 def model_outputs(raw: Any) -> Outputs:
-    """The differentiable part of what a Hugging Face model (or any module) returned."""
-    if isinstance(raw, Tensor):
-        return Outputs(logits=raw)
+    """The differentiable part of what a Hugging Face model (or any module) returned, with its logits `[N, C]`.
+
+    By name where there are names; of a tuple the tensor `[N, C]`: a loss has fewer dimensions, states have more.
+
+    Raises:
+        ValueError: there is no such tensor, or more than one without a name.
+
+    Example:
+        >>> model_outputs((torch.tensor(0.7), torch.zeros(2, 3))).logits.shape  # (loss, logits)
+        torch.Size([2, 3])
+    """
+    if isinstance(raw, tuple) and hasattr(raw, "_asdict"):
+        raw = raw._asdict()
+    elif not isinstance(raw, Tensor | Mapping | tuple | list) and hasattr(raw, "logits"):
+        raw = vars(raw)
     if isinstance(raw, Mapping):
+        logits = raw.get("logits")
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ValueError(_no_logits({name: value for name, value in raw.items() if value is not None}))
         return Outputs({k: v for k, v in raw.items() if k not in KEEP_OUT and _of_tensors(v)})
-    return Outputs(logits=raw[0])
+    several = [raw] if isinstance(raw, Tensor) else list(raw) if isinstance(raw, tuple | list) else []
+    found = [t for t in several if isinstance(t, Tensor) and t.dim() == 2 and t.is_floating_point()]
+    if len(found) != 1:
+        raise ValueError(_no_logits(dict(enumerate(several)) if several else raw))
+    return Outputs(logits=found[0])
+
+
+def _no_logits(returned: Any) -> str:
+    def kind(value: Any) -> str:
+        return f"{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+    several = returned.items() if isinstance(returned, dict) else [("output", returned)]
+    found = ", ".join(f"{name}: {kind(value)}" for name, value in several)
+    return (
+        f"`model`: expected a forward that returns logits [N, C], found {found}. Return them as {{'logits': ...}}, or "
+        "load the model with AutoModelForSequenceClassification."
+    )
 
 
 def _of_tensors(output: Any) -> bool:

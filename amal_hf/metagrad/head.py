@@ -86,16 +86,27 @@ def _pool(features: Tensor, output: Tensor, logits: Tensor) -> Tensor | None:
 
 
 def find_head(model: nn.Module, inputs: Mapping[str, Any]) -> Head | None:
-    """The trainable linear layer that produces the logits of `model(**inputs)`, or None.
+    """The trainable linear layer that produces the logits `[N, C]` of `model(**inputs)`, or None.
 
     One forward in eval mode finds it on every architecture: `classifier`, `classifier.out_proj`,
     `logits_proj`, a decoder's `score`, the active copy of a PEFT head.
     """
-    seen: dict[nn.Linear, tuple[Tensor, Tensor]] = {}
-    # by its forward: FSDP2 makes a subclass of the layers that it splits
-    plain = (m for m in model.modules() if isinstance(m, nn.Linear) and type(m).forward is nn.Linear.forward)
-    linears = [m for m in plain if m.weight.requires_grad]
-    handles = [m.register_forward_hook(lambda m, args, out: seen.update({m: (args[0], out)})) for m in linears]
+    found = head_or_reason(model, inputs)
+    return found if isinstance(found, Head) else None
+
+
+def head_or_reason(model: nn.Module, inputs: Mapping[str, Any]) -> Head | str:
+    """The layer that puts out the logits `[N, C]`, as `find_head` has it, or why there is none."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            seen.pop(module, None)
+            seen[module] = args[0], output
+
+    handles = [
+        m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Linear) or not [*m.children()]
+    ]
     try:
         noise = RNGState(next(model.parameters()).device)
         with in_mode(model, training=False), torch.no_grad(), noise.replayed():
@@ -104,8 +115,17 @@ def find_head(model: nn.Module, inputs: Mapping[str, Any]) -> Head | None:
         for handle in handles:
             handle.remove()
     names = {id(p): name for name, p in model.named_parameters()}
-    for module, (features, output) in seen.items():
-        if _pool(features, output, logits) is not None:
+    where = {module: name for name, module in model.named_modules()}
+    reason = f"no layer of {type(model).__name__} puts out the logits as they are"
+    for module, (features, output) in reversed(seen.items()):  # what is called last stands nearest to the logits
+        if _pool(features, output, logits) is None:
+            continue
+        # by its forward: FSDP2 makes a subclass of the layers that it splits
+        if not isinstance(module, nn.Linear) or type(module).forward is not nn.Linear.forward:
+            reason = f"the logits come from {where[module]!r}, a {type(module).__name__} and no plain linear layer"
+        elif not module.weight.requires_grad:
+            reason = f"the logits come from {where[module]!r}, which is frozen"
+        else:
             bias = names[id(module.bias)] if module.bias is not None else None
             return Head(module, names[id(module.weight)], bias)
-    return None
+    return reason
