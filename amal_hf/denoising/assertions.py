@@ -72,7 +72,7 @@ def read_assertions(
                 found.labels[f"{name}/{column}"] = block
         elif asserted.shape[1] != theirs.shape[1]:
             raise ValueError(
-                f"`{loss.columns[0]}`: expected {asserted.shape[1]} votes a row of the clean rows, as in train_dataset, "
+                f"`{loss.columns[0]}`: expected {asserted.shape[1]} votes a row on clean rows, as in train_dataset, "
                 f"found {theirs.shape[1]}. Apply one file of functions to both."
             )
         elif _hard(asserted) and _hard(theirs):

@@ -240,10 +240,11 @@ import sys, threading, time
 from pathlib import Path
 import psutil
 from datasets import Dataset, DatasetDict, disable_progress_bars
-from amal_hf.labeling import LabelConfig, command, label_splits, load_functions
+from amal_hf.labeling import LabelConfig, label_splits, load_functions
 rows, folder = int(sys.argv[1]), Path(sys.argv[2])
 disable_progress_bars()
-command.FIT_ROWS = 10_000
+import amal_hf.labeling.label_splits
+sys.modules["amal_hf.labeling.label_splits"].FIT_ROWS = 10_000
 data = Dataset.from_generator(
     lambda: ({"text": f"row {i} wind fish " + "." * 300} for i in range(rows)), cache_dir=str(folder / "cache")
 )
