@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         MajorityVote,
         SquaredError,
     )
+    from amal_hf.losses.annotators import Annotators
     from amal_hf.methods import METHODS
     from amal_hf.metrics import (
         ECE,
@@ -67,6 +68,7 @@ __all__ = [
     "AMALTrainer",
     "Accuracy",
     "Agreement",
+    "Annotators",
     "BinaryCrossEntropy",
     "CrossEntropy",
     "Distillation",
@@ -96,6 +98,7 @@ _HOMES = {
     "Outputs": "amal_hf._types",
     "AMALConfig": "amal_hf.config",
     "Agreement": "amal_hf.losses",
+    "Annotators": "amal_hf.losses.annotators",
     "BinaryCrossEntropy": "amal_hf.losses",
     "CrossEntropy": "amal_hf.losses",
     "Distillation": "amal_hf.losses",

@@ -34,18 +34,18 @@ from amal_hf.data.columns import (
 from amal_hf.data.validate import check_finite, check_launch, look_over
 from amal_hf.denoising import LOG_POSTERIOR, without_gold
 from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
+from amal_hf.door import enter, in_classes
 from amal_hf.epoch_schedule import EpochRefresh
 from amal_hf.lookahead import Batch, Lookahead
 from amal_hf.losses import Loss, LossStack
+from amal_hf.losses.annotators import Annotators
 from amal_hf.metagrad import RNGState, VirtualStep, model_outputs
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
 from amal_hf.run_folder.corrected import corrected_corpus, list_suspects
 from amal_hf.tasks import resolve_task
-from amal_hf.weigher import Weigher
-
-WEIGHTS, TARGETS = "amal_weights", "amal_targets"  # of a batch: λ `[N, K]`, or the sources as soft targets
+from amal_hf.weigher import TARGETS, WEIGHTS, Weigher
 
 
 class AMALTrainer(Trainer):
@@ -57,8 +57,8 @@ class AMALTrainer(Trainer):
     Everything else is `Trainer`'s: evaluation, checkpoints, callbacks, precision, launch.
 
     Args:
-        model, args: as for `Trainer`; `args` is an `AMALConfig`.
-        losses: name -> `Loss` (or a function `(outputs, batch) -> [N]`); the first is column 0.
+        model, args: as for `Trainer`, or the name of a model; `args` is an `AMALConfig`.
+        losses: name -> `Loss` or `Annotators` (or a function `(outputs, batch) -> [N]`); the first is column 0.
         train_dataset: rows with the columns the losses read. Raw text is tokenized here when
             `processing_class` is a tokenizer.
         clean_dataset: clean rows whose `label` (of `config.problem_type`) steers the weights; unless fixed, needed.
@@ -78,10 +78,10 @@ class AMALTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module | None = None,
+        model: nn.Module | str | None = None,
         args: AMALConfig | None = None,
         *,
-        losses: Mapping[str, Loss | RowFunction],
+        losses: Mapping[str, Loss | Annotators | RowFunction],
         train_dataset: Any = None,
         clean_dataset: Dataset | None = None,
         mixing: Mixing | None = None,
@@ -90,6 +90,9 @@ class AMALTrainer(Trainer):
         args = args or AMALConfig("tmp_trainer")
         eval_dataset = kwargs.pop("eval_dataset", None)
         named = {"train": train_dataset, "clean": clean_dataset, "eval": eval_dataset}
+        self._classes, model, tokenizer, losses, named = enter(model, losses, named, args.seed)
+        kwargs |= {"processing_class": kwargs.get("processing_class") or tokenizer}
+        train_dataset, clean_dataset, eval_dataset = named.values()
         stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
         self._given_losses, self._given_mixing = stack.losses, mixing
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
@@ -103,7 +106,7 @@ class AMALTrainer(Trainer):
             self._our_columns = columns[:-1]
             votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
             self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
-            self.clean_dataset, self._given_rows = tokens(clean_dataset), splits["train_dataset"]
+            self.clean_dataset, self.given_rows = tokens(clean_dataset), splits["train_dataset"]
             self._prepared: Prepared | None = None
             self._training = False
             self._start_afresh()
@@ -119,7 +122,7 @@ class AMALTrainer(Trainer):
             self.settings.probe_weight = 0.0  # it retrains a head of classes
         self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
         denoises = self.settings.mixing == "corrected" and self._given_mixing is None
-        losses, rows = self._given_losses, self._given_rows
+        losses, rows = self._given_losses, self.given_rows
         if denoises and training:
             self._prepared = self._prepared or prepare_rows(self)
         if denoises and self._prepared is not None:
@@ -152,7 +155,8 @@ class AMALTrainer(Trainer):
         self._signature_columns += sorted({*self._our_columns, ROW_ID, *LABEL_ALIASES} - {*self._signature_columns})
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        return super()._get_dataloader(in_tokens(dataset, self.processing_class, self.args), *args, **kwargs)
+        rows = in_tokens(in_classes(dataset, self._classes), self.processing_class, self.args)
+        return super()._get_dataloader(rows, *args, **kwargs)
 
     # ---- the training step: forward, lookahead, backward ----
 
@@ -164,20 +168,13 @@ class AMALTrainer(Trainer):
         self.weigher.commit(self.state.global_step)
         if not self.weigher.needs_forward and self.stack.folds and not self._logs_now():
             for batch in batches:
-                self._fold(batch)
+                batch |= self.weigher.fold(batch, self.model.config.num_labels)
         return batches, window
 
     def _logs_now(self) -> bool:
         """Whether the next step is one whose losses are shown, source by source."""
         every, step = self.state.logging_steps, self.state.global_step + 1
         return self.args.log_weights and (step % every == 0 if every else False)
-
-    def _fold(self, batch: dict[str, Any]) -> None:
-        """All sources of a batch as soft targets, or λ where one of them is no cross-entropy, written into it."""
-        width = self.model.config.num_labels
-        weights = self.weigher.weigh(self.weigher.rows(batch, width))
-        folded = self.stack.fold(batch, width, weights)
-        batch |= {WEIGHTS: weights} if folded is None else {TARGETS: folded}
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The batch's weighted loss, a scalar, in nats: `Trainer`'s step, with the lookahead before its backward."""
@@ -213,7 +210,9 @@ class AMALTrainer(Trainer):
         if not self._training:
             # told of the items of all processes, transformers <= 5.24 multiplies the mean by their number (#47688)
             return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
-        window = num_items_in_batch if isinstance(num_items_in_batch, Window) else self._window_of(inputs)
+        window, ways = num_items_in_batch, self.accelerator.num_processes
+        if not isinstance(window, Window):  # a batch that did not come by way of `get_batch_samples`
+            window = Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
         batch = self._prepare_lookahead(inputs, window)
         raw = model(**self._for_model(inputs))
         outputs = model_outputs(raw)
@@ -229,11 +228,6 @@ class AMALTrainer(Trainer):
             rows = rows * ~inputs[PADDING]
         loss = window.mean(rows)
         return (loss, raw) if return_outputs else loss
-
-    def _window_of(self, inputs: Mapping[str, Any]) -> Window:
-        """The window of a batch that did not come by way of `get_batch_samples`."""
-        ways = self.accelerator.num_processes
-        return Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
@@ -313,6 +307,12 @@ class AMALTrainer(Trainer):
         """The training rows whose given label is probably wrong, surest first: `row_id`, `text`, `given`, `suggested`
         and `confidence`."""
         return list_suspects(self.corrected_dataset())
+
+    def save_run(self, test_dataset: Dataset | None = None) -> dict[str, Any]:
+        """Scores by split; model, weights, corrected rows, suspects and report are in `args.output_dir` then."""
+        from amal_hf.run_folder.write import save_run
+
+        return save_run(self, in_classes(test_dataset, self._classes))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""

@@ -21,6 +21,9 @@ from amal_hf.losses import LossStack
 from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
 from amal_hf.weight_history import Stopwatch, WeightHistory, groups
 
+WEIGHTS, TARGETS = "amal_weights", "amal_targets"
+"""Keys of a batch: λ `[N, K]`, or the sources as soft targets, where they are known before the forward."""
+
 
 class Weigher:
     """Mixing weights λ `[N, K]` of the rows of a batch, and everything that is learned about them.
@@ -84,6 +87,12 @@ class Weigher:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, rows.mask))
         self._mean_weight.count(self.mixing.used(weights)[rows.index != PADDED])
         return self.normalized(weights, rows.mask)
+
+    def fold(self, batch: Mapping[str, Any], width: int) -> dict[str, Any]:
+        """All sources of a batch as soft targets, or λ where one of them is no cross-entropy, under their keys."""
+        weights = self.weigh(self.rows(batch, width))
+        folded = self.stack.fold(batch, width, weights)
+        return {WEIGHTS: weights} if folded is None else {TARGETS: folded}
 
     def hear(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
         """Ask the clean rows, move the mixing, and return the rows with their class gradient `[N, C]`."""

@@ -39,6 +39,10 @@ class Stopwatch:
     def __exit__(self, *exc: object) -> None:
         self.seconds += time.perf_counter() - self._entered
 
+    def elapsed(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._made
+
     def share(self) -> float:
         """Between 0 and 1."""
         return self.seconds / max(time.perf_counter() - self._made, 1e-9)

@@ -153,7 +153,7 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[Any] | None
         made = pa.array(indices, pa.int64()).take(pa.array(places))
         named[name] = _replaced(split, column, made, feature)
     if forgiven:
-        logger.warning("%s", _merged(forgiven, column, reader))
+        logger.warning(_merged(forgiven, column, reader))
     return DatasetDict({name: named.get(name, split) for name, split in splits.items()})
 
 

@@ -20,7 +20,7 @@ from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
 
-PARQUET = "corpus.parquet"
+PARQUET, CSV = "corpus.parquet", "corpus.csv"
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch.Tensor | None) -> torch.Tensor:
@@ -148,7 +148,7 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
     for name, loss in losses.items():
         if isinstance(loss, LabelingFunctions) and loss.column in clean.column_names:
             rows, votes = cast_votes(clean, loss.column)
-            right = votes == np.asarray(clean["label"][:])[rows, None]
+            right = votes == np.asarray(clean[label_column(clean)][:])[rows, None]
             for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
                 counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
     return counts
@@ -156,11 +156,15 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
 
 def corrected_corpus(trainer: Any) -> Dataset:
     """The corrected corpus of a trainer that has trained: every training row of the user, in their order."""
+    return corpus_of(annotate_rows(trainer), trainer.stack.names, class_names(trainer))
+
+
+def class_names(trainer: Any) -> list[str]:
+    """Names of the C classes in the order of their indices: the clean rows', else the model's."""
     config, clean = trainer.model.config, trainer.clean_dataset
     column = label_column(clean) if clean is not None else None
     named = getattr(clean.features[column], "names", None) if column else None
-    classes = named or [config.id2label[i] for i in range(config.num_labels)]
-    return _corpus(annotate_rows(trainer), trainer.stack.names, classes)
+    return named or [config.id2label[i] for i in range(config.num_labels)]
 
 
 def list_suspects(corpus: Dataset) -> Dataset:
@@ -185,6 +189,16 @@ def list_suspects(corpus: Dataset) -> Dataset:
             "confidence": confidence[wrong],
         }
     )
+
+
+def corpus_as_text(corpus: Dataset) -> Dataset:
+    """A corrected corpus with names in place of class indices, for a spreadsheet; without `probabilities`."""
+    rows = corpus.remove_columns(["probabilities"]).flatten()
+    named = {c: f.names for c, f in rows.features.items() if isinstance(f, ClassLabel)}
+    for column, names in named.items():
+        said = [None if y is None else names[y] for y in rows[column]]
+        rows = rows.remove_columns([column]).add_column(column, said)
+    return rows
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
@@ -220,14 +234,15 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
             f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
             "with this version."
         )
-    corpus = _corpus(rows, run["sources"], run["classes"])
+    corpus = corpus_of(rows, run["sources"], run["classes"])
     with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")
         corpus.to_parquet(scratch / "made" / PARQUET)
+        corpus_as_text(corpus).to_csv(scratch / "made" / CSV)
     return load_from_disk(target)
 
 
-def _corpus(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
+def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
     """The rows of a run as a corpus; every column has a type, also where nothing was said."""
     read = rows.with_format("numpy")
     probabilities = np.asarray(read["corrected"][:], dtype=np.float32)

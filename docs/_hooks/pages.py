@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
 import json
 import os
 import pkgutil
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,10 +89,10 @@ def _text(output: dict[str, Any]) -> list[str]:
 
 
 def command_line() -> str:
-    """Every command with its arguments, read from the parser itself."""
+    """Every command with its arguments, as its help prints them."""
     head = (
         "# Command line\n\n"
-        "This page is generated from the parser. Every field of a command is a flag and a key of its YAML file: "
+        "This page is what `--help` prints. Every field of a command is a flag and a key of its YAML file: "
         "`amal-hf train CONFIG.yaml --learning_rate 1e-4`; a flag wins over the file. A user's error is one line on "
         "stderr and exit status 2.\n"
     )
@@ -102,79 +100,17 @@ def command_line() -> str:
 
 
 def _command(name: str) -> str:
-    title = f"## `amal-hf {name}` {{#{name}}}\n"
-    parser = parser_of(name)
-    if parser is None:
-        return f"{title}\n```text\n{_help([name, '--help']).strip()}\n```\n"
-    told = [title, f"{parser.description}\n" if parser.description else "", f"```text\n{_usage(name, parser)}\n```\n"]
-    for group in parser._action_groups:
-        actions = [each for each in group._group_actions if _shown(each)]
-        if actions:
-            heading = (group.title or "options").rstrip(":")
-            told.append(f"### {heading[0].upper()}{heading[1:]} {{#{name}-{_slug(heading)}}}\n")
-            told.append(f"{group.description}\n" if group.description else "")
-            told += ["| | default | |\n|---|---|---|", *map(_line, actions), ""]
-    return "\n".join(told)
+    every = "--help-all" if name == "train" else "--help"
+    return f"## `amal-hf {name}` {{#{name}}}\n\n```text\n{help_of(name, every).strip()}\n```\n"
 
 
-def _shown(action: argparse.Action) -> bool:
-    return action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
-
-
-def _usage(name: str, parser: argparse.ArgumentParser) -> str:
-    """What has no flag, and that there are flags."""
-    words = [str(each.metavar or each.dest).upper() for each in parser._actions if not each.option_strings]
-    head = parser.prog if parser.prog.startswith("amal-hf") else f"amal-hf {name}"
-    return " ".join([head, *words, "[--field value ...]"])
-
-
-def _line(action: argparse.Action) -> str:
-    flags = [each for each in action.option_strings if "-" not in each.lstrip("-")] or action.option_strings
-    name = ", ".join(f"`{each}`" for each in flags) or f"`{action.metavar or action.dest}`"
-    default = "" if action.default in (None, argparse.SUPPRESS, "", [], {}) else f"`{_plain(action.default)}`"
-    choices = f" One of {', '.join(f'`{_plain(each)}`' for each in action.choices)}." if action.choices else ""
-    text = " ".join((action.help or "").replace("%%", "%").split())
-    cells = [name, default, _escaped(text) + choices]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _plain(value: Any) -> str:
-    return str(getattr(value, "value", value))
-
-
-def _escaped(text: str) -> str:
-    """Text of a help string, in which Markdown sees no HTML, emphasis or attributes."""
-    parts = text.split("`")
-    parts[::2] = [re.sub(r"([<*_])", r"\\\1", part).replace("{", "&#123;") for part in parts[::2]]
-    return "`".join(parts)
-
-
-def _slug(text: str) -> str:
-    return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
-
-
-def parser_of(name: str) -> argparse.ArgumentParser | None:
-    """The parser of a command: asked for its help, it is caught at the moment when it would print it."""
-    caught: list[argparse.ArgumentParser] = []
-    shown = argparse.ArgumentParser.print_help
-
-    def catch(self: argparse.ArgumentParser, file: Any = None) -> None:
-        caught.append(self)
-
-    argparse.ArgumentParser.print_help = catch  # type: ignore[method-assign]
-    try:
-        _help([name, "--help"])
-    finally:
-        argparse.ArgumentParser.print_help = shown  # type: ignore[method-assign]
-    return caught[0] if caught else None
-
-
-def _help(argv: list[str]) -> str:
+def help_of(command: str, flag: str) -> str:
+    """What a command prints when it is asked for help."""
     main = importlib.import_module(f"{FACE}.cli").main
     told = io.StringIO()
     quiet = contextlib.redirect_stdout(told), contextlib.redirect_stderr(told), contextlib.suppress(SystemExit)
     with _columns(100), quiet[0], quiet[1], quiet[2]:
-        main(argv)
+        main([command, flag])
     return told.getvalue()
 
 

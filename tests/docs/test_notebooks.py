@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import amal_hf
-
 FOLDER = Path(__file__).parents[2] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 pytestmark = pytest.mark.skipif(
@@ -21,16 +19,9 @@ def test_there_are_five():
     assert len(NOTEBOOKS) == 5
 
 
-def ahead(path: Path) -> None:
-    """Skips a notebook that shows what the package does not have yet."""
-    if "Annotators" in path.read_text() and not hasattr(amal_hf, "Annotators"):
-        pytest.skip("`Annotators` is not there yet")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
-    ahead(path)
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
     spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "execute.py")
     module = importlib.util.module_from_spec(spec)
@@ -41,7 +32,6 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_is_kept_as_it_ran(path):
-    ahead(path)
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["execution_count"] for cell in cells), "make notebooks"
     assert not any(output["output_type"] == "error" for cell in cells for output in cell["outputs"])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib.util
-import inspect
 import re
 import shlex
 from dataclasses import dataclass
@@ -17,10 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-import amal_hf
 from amal_hf.commands._config import read_config
-from amal_hf.commands.train import DataConfig
-from amal_hf.corpus import SIZES
 from amal_hf.models.student import HUB_MODEL, default_model
 
 ROOT = Path(__file__).parents[2]
@@ -50,23 +45,10 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     return found
 
 
-def having(*languages: str) -> list[Any]:
-    return [pytest.param(p, id=str(p.relative_to(ROOT))) for p in PAGES if blocks(p, *languages)]
-
-
-def ahead_of(text: str) -> list[str]:
-    """What a page shows and the package does not have yet; the list below shrinks to nothing, and goes."""
-    fields = {field.name for field in dataclasses.fields(DataConfig)}
-    model = str(inspect.signature(amal_hf.AMALTrainer.__init__).parameters["model"].annotation)
-    there = {
-        "Annotators(": hasattr(amal_hf, "Annotators"),
-        "annotators:": "annotators" in fields,
-        "save_run(": hasattr(amal_hf.AMALTrainer, "save_run"),
-        "suspects()": hasattr(amal_hf.AMALTrainer, "suspects"),
-        'model="sentence': "str" in model,
-        'corpus["clean"]': "clean" in SIZES,
-    }
-    return [name for name, here in there.items() if name in text and not here]
+def having(*languages: str, slow: bool = False) -> list[Any]:
+    """The pages with such blocks; where these take long, all but README are for the slow suite."""
+    marks = {p: [pytest.mark.slow] if slow and p.name != "README.md" else [] for p in PAGES}
+    return [pytest.param(p, id=str(p.relative_to(ROOT)), marks=marks[p]) for p in PAGES if blocks(p, *languages)]
 
 
 def shorter(code: str) -> str:
@@ -86,10 +68,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_model
-@pytest.mark.parametrize("page", having("python"))
+@pytest.mark.parametrize("page", having("python", slow=True))
 def test_python_runs(page, request, monkeypatch):
-    if missing := ahead_of("".join(block.text for block in blocks(page, "python"))):
-        pytest.skip(f"not there yet: {missing}")
     monkeypatch.chdir(request.getfixturevalue("files"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page, "python"):
@@ -98,8 +78,6 @@ def test_python_runs(page, request, monkeypatch):
 
 @pytest.mark.parametrize("page", having("yaml"))
 def test_yaml_is_a_configuration(page, tmp_path):
-    if missing := ahead_of("".join(block.text for block in blocks(page, "yaml"))):
-        pytest.skip(f"not there yet: {missing}")
     for block in blocks(page, "yaml"):
         given = yaml.safe_load(block.text)
         config = tmp_path / "config.yaml"
@@ -134,9 +112,8 @@ def assert_flags(command: str, words: list[str], line: str) -> None:
 
 
 def flags_of(command: str) -> set[str]:
-    parser = generated().parser_of(command)
-    assert parser is not None, command
-    return {flag for action in parser._actions for flag in action.option_strings}
+    every = "--help-all" if command == "train" else "--help"
+    return {"--help", "--help-all", "--config", *re.findall(r"--[A-Za-z_]\w*", generated().help_of(command, every))}
 
 
 @cache

@@ -1,0 +1,120 @@
+"""What a trainer is given, as it works on it: a model for its name, indices for classes, votes for answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Value
+from transformers import AutoTokenizer, set_seed
+
+from amal_hf.data.classes import infer_classes, name_classes
+from amal_hf.data.columns import label_column
+from amal_hf.labeling.formats import votes_from_columns
+from amal_hf.losses import LabelingFunctions
+from amal_hf.losses.annotators import Annotators
+from amal_hf.models.class_order import GENERIC
+from amal_hf.models.student import load_student
+
+VOTES = "amal_votes_"
+"""How columns of votes begin that were made of annotators' answers."""
+
+
+def enter(
+    model: Any, losses: Mapping[str, Any], splits: Mapping[str, Any], seed: int
+) -> tuple[list[str] | None, Any, Any, dict[str, Any], dict[str, Any]]:
+    """The classes' names (None: nothing names them), model, its tokenizer (None: it was no name), losses and splits.
+
+    Args:
+        model: a module, a function that makes it, or a name.
+        losses: name -> source; `Annotators` become labeling functions.
+        splits: train, clean and eval; labels that name classes become indices.
+        seed: of the head of a model given by name.
+    """
+    classes = known_classes(model, splits)
+    losses, rows = as_votes(losses, {name: in_classes(split, classes) for name, split in splits.items()}, classes)
+    return classes, *as_model(model, classes, seed), losses, rows
+
+
+def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:
+    """Names of the classes: the model's, where they say something, else the clean rows', else those that labels name.
+
+    None where nothing names them.
+    """
+    config = getattr(model, "config", None)
+    names = [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
+    if names and not all(map(GENERIC.fullmatch, names)):
+        return names
+    holding = {name: split for name, split in splits.items() if isinstance(split, Dataset) and label_column(split)}
+    for name in ("clean", *holding):
+        if name in holding and isinstance(feature := holding[name].features[label_column(holding[name])], ClassLabel):
+            return list(feature.names)
+    named = {
+        name: split.rename_column(label_column(split), "label") if label_column(split) != "label" else split
+        for name, split in holding.items()
+        if isinstance(model, str) or _is_text(split)
+    }
+    return infer_classes(named, "label") if named else None
+
+
+def in_classes(split: Any, classes: list[str] | None) -> Any:
+    """A data set whose labels name classes, with their indices; a dictionary of them likewise; others as they are.
+
+    Raises:
+        ValueError: a label that is no class, with how many rows have it.
+    """
+    if isinstance(split, dict):
+        return {name: in_classes(each, classes) for name, each in split.items()}
+    if classes is None or not isinstance(split, Dataset) or label_column(split) is None or not _is_text(split):
+        return split
+    column = str(label_column(split))
+    return name_classes(DatasetDict({"rows": split}), column, classes)["rows"]
+
+
+def as_votes(
+    losses: Mapping[str, Any], splits: Mapping[str, Any], classes: list[str] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Losses in which `Annotators` are labeling functions, and splits with their votes.
+
+    Raises:
+        ValueError: a column that is not there, answers that are no class, or classes that nothing names.
+    """
+    made, rows = dict(losses), dict(splits)
+    for name, loss in losses.items():
+        if not isinstance(loss, Annotators):
+            continue
+        if classes is None:
+            raise ValueError(
+                f"`losses`: expected the names of the classes, to read the answers of {loss!r}; found none. Give the "
+                "model `id2label`, or the clean rows a ClassLabel."
+            )
+        column = VOTES + name
+        for split, each in rows.items():
+            there = isinstance(each, Dataset) and (split == "train" or {*loss.columns} <= {*each.column_names})
+            if there and split != "eval":
+                rows[split] = votes_from_columns(each, loss.columns, classes, column=column)
+        made[name] = LabelingFunctions(column, loss.columns)
+    return made, rows
+
+
+def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any]:
+    """The student of a name, and its tokenizer; a model as it is, and None.
+
+    Raises:
+        ValueError: a name, and no classes for its head.
+        FileNotFoundError: no such model.
+    """
+    if not isinstance(model, str):
+        return model, None
+    if classes is None:
+        raise ValueError(
+            "`clean_dataset`: expected rows with a `label`, to know the classes of the model's head; found none. Pass "
+            "clean rows, or a model that has its classes."
+        )
+    set_seed(seed)
+    return load_student(model, classes), AutoTokenizer.from_pretrained(model)
+
+
+def _is_text(split: Dataset) -> bool:
+    feature = split.features[str(label_column(split))]
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "bool")
