@@ -51,7 +51,10 @@ def annotate_rows(trainer: Any) -> Dataset:
     mask, target = _said(trainer, tokens, probs.shape[-1])
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
     mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
-    text = [" ".join(map(str, row)) for row in zip(*(rows[c] for c in trainer.args.text_columns), strict=True)]
+    shown = [
+        rows[c] for c in trainer.args.text_columns if c in rows.column_names
+    ]  # none beside tokens: no text is kept
+    text = [" ".join(map(str, row)) for row in zip(*shown, strict=True)] if shown else [""] * len(rows)
     heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
         ROW_ID: trainer.weigher.positions.ids[: len(rows)].tolist(),
