@@ -14,6 +14,7 @@ from datasets import load_from_disk
 WRITTEN = {
     "model.safetensors": "the student, with its tokenizer",
     "report.html": "open this: what was trusted where",
+    "suspects.csv": "rows whose given label looks wrong, surest first",
     "rows": "every training row, what was said of it and what is made of it",
     "weights.safetensors": "the last weight of every row and source",
     "metrics.json": "the metrics above",
