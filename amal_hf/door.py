@@ -8,6 +8,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 from transformers import AutoTokenizer, set_seed
 
+from amal_hf import _checks
+from amal_hf.config import AMALConfig
 from amal_hf.data.classes import infer_classes, name_classes
 from amal_hf.data.columns import label_column
 from amal_hf.labeling.formats import votes_from_columns
@@ -21,7 +23,7 @@ VOTES = "amal_votes_"
 
 
 def enter(
-    model: Any, losses: Mapping[str, Any], splits: Mapping[str, Any], seed: int
+    model: Any, args: Any, losses: Mapping[str, Any], splits: Mapping[str, Any]
 ) -> tuple[list[str] | None, Any, Any, dict[str, Any], dict[str, Any]]:
     """The classes' names (None: nothing names them), model, its tokenizer (None: it was no name), losses and splits.
 
@@ -29,32 +31,44 @@ def enter(
         model: a module, a function that makes it, or a name.
         losses: name -> source; `Annotators` become labeling functions.
         splits: train, clean and eval; labels that name classes become indices.
-        seed: of the head of a model given by name.
+        args: an `AMALConfig`; its seed is that of the head of a model given by name.
     """
+    _checks.of_type("args", args, AMALConfig, "an AMALConfig", "It takes everything TrainingArguments takes.")
     classes = known_classes(model, splits)
     losses, rows = as_votes(losses, {name: in_classes(split, classes) for name, split in splits.items()}, classes)
-    return classes, *as_model(model, classes, seed), losses, rows
+    return classes, *as_model(model, classes, args.seed), losses, rows
 
 
 def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:
     """Names of the classes: the model's, where they say something, else the clean rows', else those that labels name.
 
-    None where nothing names them.
+    None where nothing names them, or a row has no single class.
+
+    Raises:
+        ValueError: labels that are names here and numbers there, or more or fewer than the model's classes.
     """
     config = getattr(model, "config", None)
     names = [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
     if names and not all(map(GENERIC.fullmatch, names)):
         return names
-    holding = {name: split for name, split in splits.items() if isinstance(split, Dataset) and label_column(split)}
-    for name in ("clean", *holding):
-        if name in holding and isinstance(feature := holding[name].features[label_column(holding[name])], ClassLabel):
-            return list(feature.names)
-    named = {
-        name: split.rename_column(label_column(split), "label") if label_column(split) != "label" else split
-        for name, split in holding.items()
-        if isinstance(model, str) or _is_text(split)
+    labels = {name: label_column(split) for name, split in splits.items() if isinstance(split, Dataset)}
+    holding = {
+        name: splits[name].rename_columns({c: "label"} if c != "label" else {}) for name, c in labels.items() if c
     }
-    return infer_classes(named, "label") if named else None
+    for name in ("clean", *holding):
+        if name in holding and isinstance(feature := holding[name].features["label"], ClassLabel):
+            return list(feature.names)
+    words = [name for name, split in holding.items() if _is_text(split)]
+    if (not words and not isinstance(model, str)) or (config is not None and config.num_labels == 1):
+        return None
+    found = infer_classes(holding, "label") if len(words) in (0, len(holding)) else []
+    if config is not None and len(found) != config.num_labels:
+        raise ValueError(
+            f"`{words[0]}_dataset`: expected indices of the model's {config.num_labels} classes, or the "
+            f"names of as many in every split, found names in {words} of {[*holding]}: {found[:5]}. Give the model "
+            "its names in `id2label`, or encode labels alike."
+        )
+    return found or None
 
 
 def in_classes(split: Any, classes: list[str] | None) -> Any:
@@ -79,6 +93,8 @@ def as_votes(
     Raises:
         ValueError: a column that is not there, answers that are no class, or classes that nothing names.
     """
+    if not isinstance(losses, Mapping) or not any(isinstance(loss, Annotators) for loss in losses.values()):
+        return losses, dict(splits)  # type: ignore[return-value]
     made, rows = dict(losses), dict(splits)
     for name, loss in losses.items():
         if not isinstance(loss, Annotators):

@@ -90,7 +90,7 @@ class AMALTrainer(Trainer):
         args = args or AMALConfig("tmp_trainer")
         eval_dataset = kwargs.pop("eval_dataset", None)
         named = {"train": train_dataset, "clean": clean_dataset, "eval": eval_dataset}
-        self._classes, model, tokenizer, losses, named = enter(model, losses, named, args.seed)
+        self._classes, model, tokenizer, losses, named = enter(model, args, losses, named)
         kwargs |= {"processing_class": kwargs.get("processing_class") or tokenizer}
         train_dataset, clean_dataset, eval_dataset = named.values()
         stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)

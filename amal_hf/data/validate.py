@@ -54,8 +54,6 @@ def look_over(
 
 def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any], mixing: Any) -> None:
     """Every argument of the trainer is of its kind; before anything is looked up in one."""
-    told = "It takes everything TrainingArguments takes."
-    _checks.of_type("args", args, AMALConfig, "an AMALConfig", told)
     if isinstance(model, nn.Module) or not callable(model):
         told = "Load one with AutoModelForSequenceClassification.from_pretrained, or pass `model_init`."
         _checks.of_type("model", model, nn.Module, "a model", told)

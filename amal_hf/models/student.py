@@ -236,4 +236,6 @@ def _copied(config: ModelConfig) -> Mapping[str, Any] | None:
 
 
 def _no_model(name: str, error: OSError) -> FileNotFoundError:
-    return FileNotFoundError(f"`model`: expected a folder or a name on the Hub, found {name!r}: {error}")
+    return FileNotFoundError(
+        f"`model`: expected a folder or a name on the Hub, found {name!r}: {' '.join(str(error).split())}"
+    )

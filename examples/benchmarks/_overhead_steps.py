@@ -327,7 +327,7 @@ class Stepper:
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
         trainer = AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
         if given.get("method") == "denoise":  # its rows have their columns already: no tokenizer is there to read them
-            trainer._prepared = Prepared(trainer._given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
+            trainer._prepared = Prepared(trainer.given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
             trainer._start_afresh(training=True)
         return trainer
 

@@ -89,7 +89,7 @@ def test_a_perfect_annotator_is_heard_in_every_form(form, nulls, seed):
 
 @pytest.mark.parametrize("form", ["columns", "votes"])
 def test_three_annotators_are_worth_their_majority(form):
-    """Right on 85, 80 and 52 %: in the mean of five draws, not in each (up to 1.4 points below where texts are noise)."""
+    """Right on 85, 80 and 52 %: in the mean of five draws, not in each (up to 1.4 points below)."""
     shares = (0.85, 0.80, 0.52)
     by_column = {f"a{j}": CrossEntropy(f"a{j}") for j in range(3)}
     losses = by_column if form == "columns" else {"votes": LabelingFunctions("votes")}

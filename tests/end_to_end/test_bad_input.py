@@ -49,7 +49,7 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "no rows": ("train_dataset", lambda b: b(train_dataset=make_rows(8).select([]))),
     "no training set": ("train_dataset", lambda b: b(train_dataset=None)),
     "missing column": ("train_dataset", lambda b: b(train_dataset=make_rows(8).remove_columns("teacher_logits"))),
-    "label names for classes": ("train_dataset", lambda b: b(train_dataset=changed("label", ["air"] * 16))),
+    "labels that name no class": ("classes", lambda b: b(train_dataset=changed("label", ["weather"] * 16))),
     "label outside the classes": ("train_dataset", lambda b: b(train_dataset=changed("label", [*LABELS[1:], 3]))),
     "negative label": ("train_dataset", lambda b: b(train_dataset=changed("label", [*LABELS[1:], -1]))),
     "teacher of other classes": (
@@ -138,7 +138,7 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a list of clean rows": ("clean_dataset", lambda b: b(clean_dataset=make_rows(9, 1).to_list())),
     "a stream of clean rows": ("clean_dataset", lambda b: b(clean_dataset=make_rows(9, 1).to_iterable_dataset())),
     "clean rows without text": ("text_columns", lambda b: b(clean_dataset=make_rows(9, 1).remove_columns("input_ids"))),
-    "clean rows of words": ("clean_dataset", lambda b: b(clean_dataset=changed("label", ["air"] * 16, seed=1))),
+    "clean rows that name no class": ("classes", lambda b: b(clean_dataset=changed("label", ["weather"] * 16, seed=1))),
     "evaluation rows in a list": ("eval_dataset", lambda b: b(eval_dataset=make_rows(9, 2).to_list())),
     "evaluation rows of other classes": (
         "eval_dataset",
