@@ -11,10 +11,11 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:  # what the pages say is tested where no site is built
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
@@ -31,6 +32,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages."""
+    from mkdocs.structure.files import File
+
     made = {"cli.md": command_line()}
     made |= {f"api/{name}.md": api(name) for name in facades()}
     made |= {f"tutorials/{path.stem}.md": tutorial(path) for path in notebooks()}

@@ -138,7 +138,7 @@ def bookkeeping(scene: Scene, name: str, steps: int) -> dict[str, Any]:
     stepper.step()
     stepper.step(due=False)
     trainer._weights = clocked("weights", trainer._weights)
-    trainer._fold = clocked("weights", trainer._fold)
+    trainer.weigher.fold = clocked("weights", trainer.weigher.fold)
     trainer.weigher.commit = clocked("commit", trainer.weigher.commit)
     before = now()
     for _ in range(steps):

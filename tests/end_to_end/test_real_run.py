@@ -39,7 +39,7 @@ def test_weights_join_the_training_rows(run_dir):
     tensors = load_file(run_dir / "weights.safetensors")
     assert weights["row_id"][:] == tensors["row_id"].tolist() == list(range(1686))
     assert tensors["weights"].shape == (1686, len(weights.column_names) - 1)
-    assert set(weights.column_names) == {"row_id", *(f"rules/{j}" for j in range(10)), "probe", "gold"}
+    assert set(weights.column_names) == {"row_id", *(f"rules/{j}" for j in range(10)), "probe", "clean"}
 
 
 def test_report_and_card_are_written(run_dir):

@@ -44,7 +44,23 @@ def test_the_file_as_printed(tmp_path, monkeypatch):
     AutoTokenizer.from_pretrained(default_model()).save_pretrained("runs/teacher")
     Path("distil.yaml").write_text(block("yaml"))
 
-    assert main(["train", "distil.yaml", "--teacher_learning_rate", "3e-4", "--bf16", "true", "--use_cpu", "true"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "distil.yaml",
+                "--teacher_learning_rate",
+                "3e-4",
+                "--teacher_epochs",
+                "8",
+                "--bf16",
+                "true",
+                "--use_cpu",
+                "true",
+            ]
+        )
+        == 0
+    )
 
     run = tmp_path / "runs" / "student"
     assert AutoModelForSequenceClassification.from_pretrained(run).config.num_hidden_layers == 2
