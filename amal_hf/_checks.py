@@ -117,10 +117,23 @@ def numbers(where: str, kind: Any, whole: bool = False) -> None:
         )
 
 
+def row_weights(where: str, said: Any) -> None:
+    """A column (Arrow) of finite numbers that are not negative, one on every row."""
+    kind, found = str(said.type), said.to_pandas().to_numpy()
+    if not kind.startswith(("int", "uint", "float", "double", "halffloat")):
+        raise ValueError(f"{where}: expected a number as every row's weight, found values of type {kind}. Convert it.")
+    wrong = [i for i, each in enumerate(found.tolist()) if not 0 <= each < float("inf")]
+    if wrong:
+        raise ValueError(
+            f"{where}: expected a finite weight of at least 0 on every row, found {found[wrong[0]]} on row {wrong[0]} "
+            f"and {len(wrong) - 1} more. Give every row one; 0 leaves a row out."
+        )
+
+
 def within(where: str, low: float, high: float, least: float, most: float) -> None:
     """All numbers of a column lie between two, or nearly."""
     if low < least - 1e-3 or high > most + 1e-3:
-        told = "probabilities from 0 to 1" if most == 1 else "finite numbers"
+        told = {1: "probabilities from 0 to 1", 0: "log-probabilities, at most 0"}.get(most, "finite numbers")
         raise ValueError(
             f"{where}: expected {told}, found {low:.4g} to {high:.4g}. Mark what is missing with None, and give logits "
             "to Distillation()."

@@ -12,14 +12,14 @@ from amal_hf import _checks
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import infer_classes, name_classes
 from amal_hf.data.columns import label_column
-from amal_hf.labeling.formats import votes_from_columns
-from amal_hf.losses import LabelingFunctions
+from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
+from amal_hf.losses import Distillation, LabelingFunctions
 from amal_hf.losses.annotators import Annotators
 from amal_hf.models.class_order import GENERIC
 from amal_hf.models.student import load_student
 
-VOTES = "amal_votes_"
-"""How columns of votes begin that were made of annotators' answers."""
+VOTES, SAID = "amal_votes_", "amal_said_"
+"""How columns of votes, and of distributions, begin that were made of annotators' answers."""
 
 
 def enter(
@@ -88,28 +88,39 @@ def in_classes(split: Any, classes: list[str] | None) -> Any:
 def as_votes(
     losses: Mapping[str, Any], splits: Mapping[str, Any], classes: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Losses in which `Annotators` are labeling functions, and splits with their votes.
+    """Losses in which `Annotators` are labeling functions, or distributions where they say how sure they are, and splits
+    with what these read.
 
     Raises:
         ValueError: a column that is not there, answers that are no class, or classes that nothing names.
     """
     if not isinstance(losses, Mapping) or not any(isinstance(loss, Annotators) for loss in losses.values()):
         return losses, dict(splits)  # type: ignore[return-value]
-    made, rows = dict(losses), dict(splits)
+    made, rows = dict[str, Any](), dict(splits)
     for name, loss in losses.items():
         if not isinstance(loss, Annotators):
+            made[name] = loss
             continue
         if classes is None:
             raise ValueError(
                 f"`losses`: expected the names of the classes, to read the answers of {loss!r}; found none. Give the "
                 "model `id2label`, or the clean rows a ClassLabel."
             )
-        column = VOTES + name
-        for split, each in rows.items():
-            there = isinstance(each, Dataset) and (split == "train" or {*loss.columns} <= {*each.column_names})
-            if there and split != "eval":
-                rows[split] = votes_from_columns(each, loss.columns, classes, column=column)
-        made[name] = LabelingFunctions(column, loss.columns)
+        asked = {
+            split: each
+            for split, each in rows.items()
+            if split != "eval" and isinstance(each, Dataset)
+            if split == "train" or loss.reads <= {*each.column_names}
+        }
+        if not loss.confidence:
+            column = VOTES + name
+            rows |= {s: votes_from_columns(each, loss.columns, classes, column=column) for s, each in asked.items()}
+            made[name] = LabelingFunctions(column, loss.columns)
+        for answer, confidence in zip(loss.columns, loss.confidence, strict=bool(loss.confidence)):
+            column = f"{SAID}{name}_{answer}"
+            asked = distributions_from_columns(asked, answer, confidence, classes, column)
+            rows |= asked
+            made[f"{name}/{answer}"] = Distillation(column, temperature=1.0, probabilities=True)
     return made, rows
 
 

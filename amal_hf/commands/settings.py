@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from amal_hf.losses import (
     Relation,
     SquaredError,
 )
+from amal_hf.losses.annotators import Annotators
 from amal_hf.models.student import LOGITS, ModelConfig
 
 ANNOTATORS = "annotators"
 """Column and source of what the annotators say, `[N, M]`."""
 
-LOSSES: dict[str, type[Loss]] = {
+LOSSES: dict[str, Callable[..., Any]] = {
+    "annotators": Annotators,
     "cross_entropy": CrossEntropy,
     "distillation": Distillation,
     "labeling_functions": LabelingFunctions,
@@ -89,13 +91,13 @@ class DataConfig(ModelConfig):
         _checks.positive("final_epochs", self.final_epochs, zero=True)
 
 
-def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Loss]:
+def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """The losses `data` describes, and those of a `sources` mapping.
 
     Raises:
         ValueError: no source at all, an unknown loss, or arguments it does not take.
     """
-    losses: dict[str, Loss] = {}
+    losses: dict[str, Any] = {}
     if data.train_on_labels:
         losses["label"] = CrossEntropy("labels")
     for column in data.teacher_columns:

@@ -18,6 +18,7 @@ from amal_hf.data.columns import LABEL_ALIASES, check_said, with_row_ids
 from amal_hf.data.load import load_splits
 from amal_hf.data.overlap import guard_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
+from amal_hf.door import as_votes
 from amal_hf.labeling.formats import votes_from_columns
 from amal_hf.labeling.votes import check_functions, check_order
 from amal_hf.losses import (
@@ -108,6 +109,7 @@ def prepare(
     data = find_models(data)
     losses = source_losses(data, sources)
     parts = check_texts(divide(load_splits(data.data), data, args.seed), args.text_columns)
+    losses, parts = as_votes(losses, parts, parts["clean"].features["label"].names)
     if not data.teachers:
         return data, parts, losses
     read = {name + LOGITS for name in data.teacher_names}

@@ -141,6 +141,9 @@ def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
     where, nothing = f"`train_dataset`: column {column!r}", said.null_count == len(said)
+    if column == getattr(loss, "weight_column", ""):
+        _checks.row_weights(where, said)
+        return
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
         _checks.numbers(where, said.type, whole=True)
         _checks.equal_width(where, *span(pc.list_value_length(said)))
@@ -155,9 +158,11 @@ def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: i
     elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
         _checks.numbers(where, said.type)
         _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
-        odds = isinstance(loss, CrossEntropy) or getattr(loss, "probabilities", False)
-        _checks.within(where, *span(numbers_in(said)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
-        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes)):
+        odds, logs = isinstance(loss, CrossEntropy), getattr(loss, "log_probabilities", False)
+        odds = odds or getattr(loss, "probabilities", False)
+        low, high = span(numbers_in(said))
+        _checks.within(where, max(low, -1e30) if logs else low, high, *_bounds(odds, logs))
+        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes, logs)):
             warnings.warn(
                 f"{where}: expected logits on every row, found null or NaN on {silent} of {len(said)}: the teacher "
                 "abstains there. Read it again if it should not.",
@@ -175,10 +180,15 @@ def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: i
         )
 
 
-def _silent(said: pa.ChunkedArray, width: int) -> int:
-    """Rows of a column of lists that are null, or hold a number that is missing."""
-    numbers = pc.list_flatten(said).to_numpy().reshape(-1, width)
-    return said.null_count + int(np.isnan(numbers).any(1).sum())
+def _bounds(odds: bool, logs: bool) -> tuple[float, float]:
+    """Least and greatest of probabilities, of their logarithms, or of any finite numbers."""
+    return (0.0, 1.0) if odds else (-1e30, 0.0 if logs else 1e30)
+
+
+def _silent(said: pa.ChunkedArray, width: int, logs: bool = False) -> int:
+    """Rows of a column of lists that are null, or hold a number that is missing (log-probabilities: nothing else)."""
+    missing = np.isnan(pc.list_flatten(said).to_numpy().reshape(-1, width))
+    return said.null_count + int((missing.all(1) if logs else missing.any(1)).sum())
 
 
 def _check_classes(where: str, said: pa.ChunkedArray, num_classes: int) -> None:

@@ -63,7 +63,7 @@ def read_assertions(
         if asserted is None:
             found.unheard.append(name)
             continue
-        judged = LABELS not in loss.columns and {*loss.columns} <= {*clean.column_names}
+        judged = LABELS not in loss.columns and {*_needed(loss)} <= {*clean.column_names}
         theirs = _asserted(loss, clean, num_classes, collate) if judged else None
         if theirs is None or not theirs.sum():
             if LABELS not in loss.columns:
@@ -95,9 +95,14 @@ def read_assertions(
     return found
 
 
+def _needed(loss: Loss) -> list[str]:
+    """The columns without which it asserts nothing: how much a row weighs is no assertion."""
+    return [c for c in loss.columns if c != getattr(loss, "weight_column", "")]
+
+
 def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[..., Batch]) -> Tensor | None:
     """The distribution asserted, `[N, k, C]`, zeros where the source abstains; None where it never asserts any."""
-    names = {LABELS, "label", "label_ids"} if LABELS in loss.columns else {*loss.columns}
+    names = {*loss.columns} | ({"label", "label_ids"} if LABELS in loss.columns else set())
     rows = rows.select_columns([c for c in rows.column_names if c in names])
     if not rows.column_names:
         return None

@@ -91,6 +91,72 @@ def votes_from_columns(
     return dataset.add_column(column, list(votes))
 
 
+def distributions_from_columns(
+    splits: Mapping[str, Dataset], answer: str, confidence: str, classes: Sequence[str], column: str
+) -> dict[str, Dataset]:
+    """The splits with a column of distributions `[N, C]`: an annotator's answer, as sure as it says, the rest shared.
+
+    Args:
+        answer: column of answers, read as `votes_from_columns` does; NaN where there is none.
+        confidence: column of numbers from 0 to 1, or in percent ("85%" too), one unit in all splits; missing: sure. "":
+            all are missing.
+        classes: C class names in the order of their indices.
+        column: name of the new column.
+
+    Raises:
+        ValueError: a column that is not there, an answer that is no class, or a confidence that is no share: which row.
+
+    Example:
+        >>> rows = Dataset.from_dict({"gpt": ["spam", None, "ham"], "sure": [80, 50, None]})
+        >>> splits = distributions_from_columns({"train": rows}, "gpt", "sure", ["ham", "spam"], "said")
+        >>> splits["train"]["said"][:]  # [N, C]
+        [[0.2, 0.8], [nan, nan], [1.0, 0.0]]
+    """
+    for split in splits.values():
+        _needs("dataset", split, [answer, *filter(None, [confidence])])
+    sure = {name: _confidences(split, confidence) for name, split in splits.items()}
+    known = np.concatenate([*sure.values(), np.zeros(0)])
+    percent = bool((known > 1).any())
+    if percent and ((known > 0) & (known < 1)).any():
+        raise ValueError(
+            f"`{confidence}`: expected numbers from 0 to 1, or all in percent, found both {known[known < 1].max()} and "
+            f"{known[known > 1][0]}. Bring them to one unit."
+        )
+    made = {}
+    for name, split in splits.items():
+        votes = np.asarray(votes_from_columns(split.select_columns([answer]), [answer], classes)[VOTES][:])[:, 0]
+        share = np.nan_to_num(sure[name] / (100 if percent else 1), nan=1.0)
+        said = np.repeat(((1 - share) / max(len(classes) - 1, 1))[:, None], len(classes), 1)
+        said[np.arange(len(votes)), votes] = share
+        said[votes == ABSTAIN] = np.nan
+        flat = pa.array(said.reshape(-1).round(9))
+        lists = pa.FixedSizeListArray.from_arrays(flat, len(classes)).cast(pa.list_(flat.type))
+        made[name] = concatenate_datasets([split, Dataset(pa.table({column: lists}))], axis=1)
+    return made
+
+
+def _confidences(split: Dataset, column: str) -> np.ndarray:
+    """Numbers `[N]` from 0 to 100, NaN where none is given; text may end with a percent sign."""
+    if not column:
+        return np.full(len(split), np.nan)
+    found = _column(split, column).to_pylist()
+    numbers = np.full(len(found), np.nan)
+    for i, value in enumerate(found):
+        text = str(value).strip().removesuffix("%").strip()
+        if value is None or not text:
+            continue
+        try:
+            numbers[i] = float(text)
+        except ValueError:
+            numbers[i] = -1
+        if not (0 <= numbers[i] <= 100 or value != value):
+            raise ValueError(
+                f"`{column}`: expected a number from 0 to 1, or in percent, found {value!r} on row {i}. Correct it, or "
+                "leave it out: an answer without one is sure."
+            )
+    return numbers
+
+
 def join_columns(dataset: Dataset, other: Dataset, on: str = ROW_ID) -> Dataset:
     """The columns of `other` beside those of `dataset`, row by row as the column `on` says, whatever their order.
 

@@ -13,21 +13,36 @@ class Annotators:
 
     Args:
         columns: names of the M columns.
+        confidence: columns of how sure each says it is, from 0 to 1 or in percent; "" for one that does not say. Each
+            annotator is a distribution then, the rest of 1 shared among the other classes; an answer without a
+            confidence is sure.
 
     Raises:
-        ValueError: no columns, or one of them twice.
+        ValueError: no columns, or one of them twice; or not as many columns of confidence.
 
     Example:
         >>> Annotators(["gpt", "rater"])
         Annotators(['gpt', 'rater'])
+        >>> Annotators(["gpt"], confidence=["gpt_sure"])
+        Annotators(['gpt'], confidence=['gpt_sure'])
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, columns: Sequence[str], confidence: Sequence[str] = ()) -> None:
         if isinstance(columns, str) or not columns or len(set(columns)) < len(columns):
             raise ValueError(
                 f"`columns`: expected a list of different column names, found {columns!r}. Write ['gpt', 'rater']."
             )
-        self.columns = tuple(columns)
+        if isinstance(confidence, str) or len(confidence) not in (0, len(columns)):
+            raise ValueError(
+                f"`confidence`: expected a column for each of {list(columns)}, found {confidence!r}. Write '' for one "
+                "that does not say how sure it is."
+            )
+        self.columns, self.confidence = tuple(columns), tuple(confidence)
+
+    @property
+    def reads(self) -> set[str]:
+        """Names of all its columns."""
+        return {*self.columns, *filter(None, self.confidence)}
 
     def __repr__(self) -> str:
-        return f"Annotators({[*self.columns]})"
+        return f"Annotators({[*self.columns]}{f', confidence={[*self.confidence]}' if self.confidence else ''})"

@@ -54,13 +54,17 @@ class Distillation(TeacherLoss):
         kind: "kl"; "reverse_kl" (a small student need not cover all the teacher does); "js" (bounded, so that one
             absurd row cannot outweigh the batch); "sigmoid" for multi-label; "mse" on logits, and for regression.
         probabilities: the column holds probabilities; their logarithm ("sigmoid": log-odds) is taken as logits.
+        log_probabilities: the column holds log-probabilities, e.g. of the tokens that an LLM could have answered with: None
+            or NaN for a class that it did not name. What is left of probability 1 is shared among these; of a row that
+            names every class, the sum is made 1. A row that names none abstains.
         mask_column: a column of booleans `[N]`; where it is False the teacher abstains.
 
     Returns:
         `[N]`, in nats ("mse": squared logits); 0 where the teacher abstains.
 
     Raises:
-        ValueError: `temperature` not positive, unknown `kind`, or "mse" on probabilities or to learn a temperature.
+        ValueError: `temperature` not positive, unknown `kind`, "mse" on probabilities or to learn a temperature, or log-probabilities
+            that are said to be probabilities or of no distribution over classes ("mse", "sigmoid").
 
     Example:
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}
@@ -81,17 +85,31 @@ class Distillation(TeacherLoss):
     kind: Literal["kl", "reverse_kl", "js", "sigmoid", "mse"] = "kl"
     probabilities: bool = False
     mask_column: str = ""
+    log_probabilities: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature != LEARNED:
             _checks.positive("temperature", self.temperature)
         _checks.one_of("kind", self.kind, DIVERGENCES)
+        if self.log_probabilities and (self.probabilities or self.kind in ("mse", "sigmoid")):
+            found = "`probabilities=True`" if self.probabilities else f"kind={self.kind!r}"
+            raise ValueError(
+                f"`log_probabilities`: expected one distribution over the classes, found {found} too. Leave one out."
+            )
         if self.kind == "mse" and self.probabilities:
             raise ValueError("`kind`: 'mse' compares logits, but `probabilities=True`. Use kind='kl'.")
         if self.kind == "mse" and self.temperature == LEARNED:
             raise ValueError("`temperature`: 'mse' has none to learn. Leave it out, or use kind='kl'.")
 
+    def mask(self, batch: Batch) -> Tensor:
+        if not self.log_probabilities:
+            return super().mask(batch)
+        said = ~batch[self.column].isnan().all(1)
+        return said & (batch[self.mask_column] == 1) if self.mask_column else said
+
     def _teacher(self, batch: Batch) -> Tensor:
+        if self.log_probabilities:
+            return log_of_all(batch[self.column])
         teacher = torch.nan_to_num(batch[self.column], posinf=None, neginf=None)
         if not self.probabilities:
             return teacher
@@ -121,3 +139,18 @@ class Distillation(TeacherLoss):
         teacher = self._teacher(batch).to(tangent.dtype)
         apart = expected_tangent(outputs.logits / t, tangent) - expected_tangent(teacher / t, tangent)
         return t * apart * self.mask(batch)
+
+
+def log_of_all(named: Tensor) -> Tensor:
+    """Log-probabilities of all classes, `[N, C]`, from those of the classes that were named; NaN marks the others.
+
+    Example:
+        >>> log_of_all(torch.tensor([[0.6, 0.2, torch.nan, torch.nan]]).log()).exp()  # shape: [1, 4]
+        tensor([[0.6000, 0.2000, 0.1000, 0.1000]])
+    """
+    missing = named.isnan()
+    p = torch.where(missing, 0.0, named.exp())
+    p = p / p.sum(1, keepdim=True).clamp_min(1)
+    rest = (1 - p.sum(1, keepdim=True)).clamp_min(0) / missing.sum(1, keepdim=True).clamp_min(1)
+    p = torch.where(missing, rest, p)
+    return (p / p.sum(1, keepdim=True).clamp_min(1e-30)).clamp_min(1e-12).log()

@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from amal_hf._files import parts_of_run, write_json, write_tensors
+from amal_hf._types import LABELS
 from amal_hf.data.columns import weights_dataset
 from amal_hf.denoising import PROBE
 from amal_hf.losses import Distillation, LabelingFunctions, MajorityVote
@@ -93,9 +94,11 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
     sources, args = trainer.stack.names, trainer.args
-    labels = (n for n, loss in trainer.stack.losses.items() if loss.columns == ("labels",))
+    reads = {n: tuple(c for c in each.columns if c != getattr(each, "weight_column", ""))
+             for n, each in trainer.stack.losses.items()}
+    labels = (name for name, columns in reads.items() if columns == (LABELS,))
     blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
-    columns: dict[tuple[str, ...], str] = {("labels",): "label", (PROBE,): "probe"}
+    columns: dict[tuple[str, ...], str] = {(LABELS,): "label", (PROBE,): "probe"}
     asserts: dict[str, str | None] = {}
     teachers = count()
     for name, loss in trainer.stack.losses.items():
@@ -107,7 +110,7 @@ def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dic
             elif isinstance(loss, Distillation):
                 asserts[source] = f"teachers/{next(teachers)}"
             else:
-                asserts[source] = columns.get(loss.columns)
+                asserts[source] = columns.get(reads[name])
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
     return {
         "name": Path(args.output_dir).name,

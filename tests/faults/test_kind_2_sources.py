@@ -1,0 +1,244 @@
+"""Sources that people have and nobody heard: weights of rows, log-probabilities of answers, confidence in words.
+
+What else the kind lists stands elsewhere:
+
+| line | test |
+|---|---|
+| annotators in every form | tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form |
+| three annotators are worth their majority | tests/denoising/test_assertions.py::test_three_annotators_are_worth_their_majority |
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import planted
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from torch.nn.functional import log_softmax
+
+from amal_hf import AMALConfig, Annotators, CrossEntropy, Distillation, Outputs
+from amal_hf.commands.settings import DataConfig
+from amal_hf.commands.train import prepare
+from amal_hf.door import as_votes
+from amal_hf.labeling.formats import distributions_from_columns
+from amal_hf.losses import LossStack
+
+LOGITS = torch.tensor([[0.3, -1.2, 0.5], [2.0, 0.1, -0.4], [-0.7, 0.2, 0.9], [0.0, 1.0, 0.0]], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0])
+
+
+# ---- a weight for every row ----
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_row_s_loss_is_times_its_weight(soft, smoothing):
+    labels = torch.tensor([2, 0, 1, -100])
+    column = torch.eye(3, dtype=torch.float64)[labels.clamp_min(0)] if soft else labels
+    if soft:
+        column[3] = math.nan
+    batch = {"labels": column, "sure": WEIGHTS}
+    loss = CrossEntropy(weight_column="sure", label_smoothing=smoothing)
+    wanted = []
+    for i, (label, weight) in enumerate(zip([2, 0, 1, None], WEIGHTS.tolist(), strict=True)):
+        z = LOGITS[i].tolist()
+        log_p = [v - math.log(sum(map(math.exp, z))) for v in z]
+        q = [(1 - smoothing) * (c == label) + smoothing / 3 for c in range(3)]
+        wanted.append(0.0 if label is None else -weight * sum(a * b for a, b in zip(q, log_p, strict=True)))
+    found = loss(Outputs(logits=LOGITS), batch)
+    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))
+    assert loss.mask(batch).tolist() == [True, True, False, False], "a weight of 0 says nothing"
+
+
+def test_folded_and_along_a_tangent_it_is_the_same_loss():
+    """The way that needs no forward for weights, and the closed derivative, against the losses themselves."""
+    batch = {"labels": torch.tensor([2, 0, 1, 1]), "sure": WEIGHTS, "teacher_logits": LOGITS.flip(1)}
+    stack = LossStack({"label": CrossEntropy(weight_column="sure", label_smoothing=0.2), "teacher": Distillation()}, {})
+    weights = torch.tensor([[0.3, 0.7], [1.0, 0.2], [0.4, 0.6], [0.9, 0.1]], dtype=torch.float64)
+    rows = (weights * stack(Outputs(logits=LOGITS), batch)).sum(1)
+    torch.testing.assert_close(stack.fold(batch, 3, weights)(LOGITS), rows)
+
+    tangent, step = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 1e-6
+    ends = [stack(Outputs(logits=LOGITS + s * step * tangent), batch) for s in (1, -1)]
+    found = stack.along(Outputs(logits=LOGITS), tangent, batch)[:, :2]
+    torch.testing.assert_close(found, (ends[0] - ends[1]) / (2 * step), atol=1e-8, rtol=1e-6)
+
+
+def test_a_row_of_weight_two_is_the_row_twice(build):
+    """SGD on one batch: 8 rows of which one weighs 2, and 9 rows; the mean is over 8 and 9."""
+    rows = planted.make_rows(8)
+    twice = rows.select([*range(8), 3])
+    settings = {"method": "fixed", "optim": "sgd", "max_steps": 1, "max_grad_norm": 0.0}
+    once = rows.add_column("sure", [2.0 if i == 3 else 1.0 for i in range(8)])
+    by_weight = build(settings | {"per_device_train_batch_size": 8}, train_dataset=once,
+                      losses={"label": CrossEntropy(weight_column="sure")})  # fmt: skip
+    start = planted.parameters(by_weight)
+    by_copy = build(settings | {"per_device_train_batch_size": 9}, train_dataset=twice, losses=planted.make_losses("label"))
+    for trainer in (by_weight, by_copy):
+        trainer.train()
+    one, other = planted.parameters(by_weight), planted.parameters(by_copy)
+    for name in start:
+        torch.testing.assert_close(8 * (one[name] - start[name]), 9 * (other[name] - start[name]), atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ([1.0, -0.5, *[1.0] * 6], "found -0.5 on row 1"),
+        ([1.0, 1.0, float("nan"), *[1.0] * 5], "found nan on row 2"),
+        ([*[1.0] * 7, float("inf")], "found inf on row 7"),
+        ([*[1.0] * 6, None, 1.0], "found nan on row 6"),
+        ([*"11111111"], "found values of type string"),
+    ],
+)
+def test_what_is_no_weight_is_refused(weights, told, build):
+    rows = planted.make_rows(8).add_column("sure", weights)
+    with pytest.raises(ValueError, match=f"column 'sure': expected a .*{told}"):
+        build({"method": "fixed"}, train_dataset=rows, losses={"label": CrossEntropy(weight_column="sure")})
+
+
+def test_in_every_method_and_without_it_on_clean_rows(build):
+    rows = planted.make_rows(16, wrong=0.4, tokens=False)
+    rows = rows.add_column("sure", [i % 3 for i in range(16)])
+    losses = {"label": CrossEntropy(weight_column="sure"), "teacher": Distillation()}
+    for method in ("trust", "amal-step", "denoise"):
+        trainer = build({"method": method, "num_train_epochs": 1}, train_dataset=rows, losses=losses,
+                        clean_dataset=planted.make_rows(12, 1, tokens=False))  # fmt: skip
+        trainer.train()
+        table = trainer.weights["label"][:]
+        assert [v is None for v in table] == [i % 3 == 0 for i in range(16)]
+        assert trainer.evaluate(planted.make_rows(9, 2, tokens=False))["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("given", [torch.tensor([1.0, 2.0, 0.5]), torch.tensor([1.0, 2.0, 0.5]).numpy(), [1, 2, 0.5]])
+def test_class_weights_may_be_an_array(given, build):
+    loss = CrossEntropy(class_weights=given)
+    assert loss.class_weights == (1.0, 2.0, 0.5)
+    build({"method": "fixed"}, losses={"label": loss})
+
+
+# ---- log-probabilities of the classes that an LLM could have named ----
+
+NAMED = [
+    ([math.log(0.6), math.log(0.2), None, None], [0.6, 0.2, 0.1, 0.1]),  # what is missing is shared
+    ([math.log(0.3), math.log(0.1), math.log(0.05), math.log(0.05)], [0.6, 0.2, 0.1, 0.1]),  # the rest went elsewhere
+    ([None, math.log(0.7), None, None], [0.1, 0.7, 0.1, 0.1]),
+    ([None] * 4, None),
+    (None, None),
+]
+
+
+def test_missing_mass_is_shared_and_nothing_said_is_nothing(build):
+    from amal_hf.data.columns import SourceCollator
+
+    rows = Dataset.from_dict({"gpt": [row for row, _ in NAMED]})
+    batch = SourceCollator(lambda rows: {}, ["gpt"], rows[0]).sources([*rows])
+    loss = Distillation("gpt", log_probabilities=True, temperature=1.0)
+    assert loss.mask(batch).tolist() == [wanted is not None for _, wanted in NAMED]
+    found = loss.target(batch, 4)
+    wanted = torch.tensor([wanted or [0.0] * 4 for _, wanted in NAMED])
+    torch.testing.assert_close(found.float(), wanted)
+    logits = torch.tensor([[0.5, -0.5, 0.2, 0.0]]).expand(5, 4).clone().requires_grad_()
+    kl = loss(Outputs(logits=logits), batch)
+    log_q = log_softmax(logits[0].detach(), 0)
+    for i, (_, p) in enumerate(NAMED):
+        hand = 0.0 if p is None else sum(a * (math.log(a) - b) for a, b in zip(p, log_q.tolist(), strict=True))
+        assert kl[i].item() == pytest.approx(hand, abs=1e-5)
+    kl.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("other", [{"probabilities": True}, {"kind": "mse"}, {"kind": "sigmoid"}])
+def test_log_probabilities_are_one_distribution(other):
+    with pytest.raises(ValueError, match="`log_probabilities`: expected one distribution"):
+        Distillation(log_probabilities=True, **other)
+
+
+def test_probabilities_are_not_their_logarithms(build):
+    rows = planted.make_rows(8).add_column("gpt", [[0.2, 0.3, 0.5]] * 8)
+    with pytest.raises(ValueError, match=r"column 'gpt': expected log-probabilities, at most 0, found 0.2 to 0.5"):
+        build({"method": "fixed"}, train_dataset=rows, losses={"gpt": Distillation("gpt", log_probabilities=True)})
+
+
+# ---- confidence in words ----
+
+
+def test_an_answer_is_as_sure_as_it_says():
+    rows = Dataset.from_dict({"gpt": ["SEA", "land", None, "air"], "sure": ["85%", " 40 ", "10", None]})
+    clean = Dataset.from_dict({"gpt": ["air"], "sure": ["1"]})  # one per cent: the unit is that of all splits
+    made = distributions_from_columns({"train": rows, "clean": clean}, "gpt", "sure", planted.NAMES, "said")
+    said = made["train"]["said"][:]
+    assert said[0] == pytest.approx([0.075, 0.85, 0.075]) and said[1] == pytest.approx([0.3, 0.3, 0.4])
+    assert all(map(math.isnan, said[2])) and said[3] == [1.0, 0.0, 0.0]
+    assert made["clean"]["said"][0] == pytest.approx([0.01, 0.495, 0.495])
+
+
+@pytest.mark.parametrize(
+    ("sure", "told"),
+    [
+        ([0.5, 90], "found both 0.5 and 90"),
+        ([0.5, -0.1], "found -0.1 on row 1"),
+        ([50, 101], "found 101 on row 1"),
+        (["very", "0.5"], "found 'very' on row 0"),
+    ],
+)
+def test_what_is_no_confidence_is_refused(sure, told):
+    rows = {"train": Dataset.from_dict({"gpt": ["air", "sea"], "sure": sure})}
+    with pytest.raises(ValueError, match=f"`sure`: expected .*{told}"):
+        distributions_from_columns(rows, "gpt", "sure", planted.NAMES, "said")
+
+
+def test_a_column_of_confidence_for_each():
+    with pytest.raises(ValueError, match="`confidence`: expected a column for each"):
+        Annotators(["gpt", "rater"], confidence=["sure"])
+    with pytest.raises(ValueError, match=r"expected column\(s\) \['sure'\]"):
+        as_votes({"llm": Annotators(["gpt"], confidence=["sure"])},
+                 {"train": Dataset.from_dict({"gpt": ["air"]})}, planted.NAMES)  # fmt: skip
+
+
+def answered(count: int, seed: int) -> Dataset:
+    """Rows without a label that is read: one annotator right, and sure, where another is neither."""
+    rows = planted.make_rows(count, seed, tokens=False)
+    truth = rows["truth"][:]
+    return rows.remove_columns(["teacher_logits", "weak_labels", "truth"]).add_column(
+        "gpt", [planted.NAMES[t if i % 4 else (t + 1) % 3] for i, t in enumerate(truth)]
+    ).add_column("sure", [95 if i % 4 else 40 for i in range(count)]).add_column(
+        "gpt_logs", [[math.log(0.8) if c == t else None for c in range(3)] for t in truth]
+    )  # fmt: skip
+
+
+def test_from_python_and_from_yaml(build, tmp_path):
+    """The same columns, bit for bit, whichever way."""
+    (tmp_path / "data").mkdir()
+    parts = {"train": answered(36, 0), "clean": answered(18, 1)}
+    for name, rows in parts.items():
+        rows.to_json(tmp_path / "data" / f"{name}.jsonl")
+    told = yaml.safe_load(
+        """
+        llm: {loss: annotators, columns: [gpt], confidence: [sure]}
+        logs: {loss: distillation, column: gpt_logs, log_probabilities: true}
+        """
+    )
+    data = DataConfig(data=str(tmp_path / "data"), train_on_labels=False, classes=planted.NAMES, model="x/y")
+    _, read, losses = prepare(data, AMALConfig(str(tmp_path / "run")), told)
+    given: dict[str, Any] = {
+        "llm": Annotators(["gpt"], confidence=["sure"]),
+        "logs": Distillation("gpt_logs", log_probabilities=True),
+    }
+    mine, rows = as_votes(given, parts, planted.NAMES)
+    assert [*losses] == [*mine] == ["llm/gpt", "logs"] and losses == mine
+    column = losses["llm/gpt"].column
+    assert read["train"][column][:] == rows["train"][column][:]
+    assert read["clean"][column][:] == rows["clean"][column][:]
+
+    trainer = build({"method": "denoise", "num_train_epochs": 1}, losses=given, train_dataset=parts["train"],
+                    clean_dataset=parts["clean"])  # fmt: skip
+    trainer.train()
+    assert trainer.stack.names == ("llm/gpt", "logs", "probe", "clean")
+    truth = planted.make_rows(36, tokens=False)["truth"][:]
+    right = [a == b for a, b in zip(trainer.corrected_dataset()["label"], truth, strict=True)]
+    assert sum(right) / len(right) > 0.9
