@@ -103,6 +103,16 @@ def test_a_teacher_that_is_silent_on_all_rows_of_a_kind_is_not_judged(speaks: bo
     assert found.train_log_odds.abs().sum() == 0 and found.oof_log_odds.abs().sum() == 0
 
 
+@pytest.mark.parametrize("heard", [1.0, 1e-2, 1e-9])
+def test_next_to_nothing_on_clean_rows_is_not_blown_up(heard: float) -> None:
+    """Clean rows that are told 1e-9 of what training rows are told cannot judge it: 1e9 times as much drowned the rest."""
+    told = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]).double() / 2**0.5
+    found = module._expert(told, heard * told)
+    length = found.train_log_odds.norm(dim=1).mean()
+    assert length == pytest.approx(module.SPAN * min(1 / heard, module.LOUDER))
+    torch.testing.assert_close(found.oof_log_odds, heard * found.train_log_odds)
+
+
 def test_a_class_with_one_clean_row_leaves_nothing_to_judge_by() -> None:
     (train, _), (clean, labels) = clusters(ROWS, 0), clusters(7, 1)
     assert not CrossFittedRidge(train, clean[:4], labels[:4]).can_leave_out
