@@ -88,8 +88,8 @@ def in_classes(split: Any, classes: list[str] | None) -> Any:
 def as_votes(
     losses: Mapping[str, Any], splits: Mapping[str, Any], classes: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Losses in which `Annotators` are labeling functions, or distributions where they say how sure they are, and splits
-    with what these read.
+    """Losses in which `Annotators` are labeling functions, or distributions where they say how sure they are; splits
+    with the columns that these read.
 
     Raises:
         ValueError: a column that is not there, answers that are no class, or classes that nothing names.

@@ -27,10 +27,10 @@ from amal_hf.data.columns import (
     RowIndex,
     SourceCollator,
     clean_rows_and_labels,
-    in_tokens,
     weights_dataset,
     with_row_ids,
 )
+from amal_hf.data.tokens import in_tokens
 from amal_hf.data.validate import check_finite, check_launch, look_over
 from amal_hf.denoising import LOG_POSTERIOR, without_gold
 from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
@@ -95,10 +95,10 @@ class AMALTrainer(Trainer):
         train_dataset, clean_dataset, eval_dataset = named.values()
         stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
         self._given_losses, self._given_mixing = stack.losses, mixing
-        tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
+        tokens = lambda split, name="": in_tokens(split, kwargs.get("processing_class"), args, name)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
         with no_folder_left(args.output_dir):
-            splits = {"train_dataset": tokens(train_dataset), "eval_dataset": tokens(eval_dataset)}
+            splits = {"train_dataset": tokens(train_dataset, "train_dataset"), "eval_dataset": tokens(eval_dataset)}
             self._our_columns = [*stack.columns]
             super().__init__(model, args, **splits, **kwargs)
             self.task = resolve_task(self.model.config, stack.losses, named)

@@ -19,7 +19,7 @@ from amal_hf._files import run_folder, write_json, write_own
 from amal_hf.commands.train import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.config import AMALConfig
 from amal_hf.corpus import load_corpus
-from amal_hf.data.columns import tokenized
+from amal_hf.data.tokens import tokenized
 from amal_hf.denoising import GOLD, gold_share, with_gold
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 from amal_hf.metrics import classification_metrics

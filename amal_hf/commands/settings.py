@@ -17,7 +17,6 @@ from amal_hf.losses import (
     Entropy,
     Hint,
     LabelingFunctions,
-    Loss,
     MajorityVote,
     PosteriorLabel,
     Relation,

@@ -62,37 +62,6 @@ class RowIndex:
         return ids if self._sorted is None else self._sorted[1][torch.searchsorted(self._sorted[0], ids)]
 
 
-def tokenized(dataset: Dataset, tokenizer: Any, text_columns: Sequence[str], max_length: int) -> Dataset:
-    """Add `input_ids` and friends from the text column(s), unless they are there.
-
-    Raises:
-        ValueError: neither tokens nor the text column(s) are there.
-    """
-    if "input_ids" in dataset.column_names:
-        return dataset
-    missing = [c for c in text_columns if c not in dataset.column_names]
-    if tokenizer is None or missing:
-        what = f"column(s) {missing}" if missing else "a tokenizer"
-        raise ValueError(
-            f"`text_columns`: expected tokens (`input_ids`) or text with a tokenizer; {what} missing among "
-            f"{dataset.column_names}. Tokenize first, pass `processing_class`, or set `text_columns`."
-        )
-    return dataset.map(
-        lambda rows: tokenizer(*(rows[c] for c in text_columns), truncation=True, max_length=max_length),
-        batched=True,
-        desc="Tokenizing",
-    )
-
-
-def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
-    """`tokenized` for a data set or a dictionary of them, as `settings` (an `AMALConfig`) say; streams as they are."""
-    if isinstance(split, dict):
-        return {name: in_tokens(each, tokenizer, settings) for name, each in split.items()}
-    if not isinstance(split, Dataset):
-        return split
-    return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
-
-
 def check_said(
     train: Any,
     meta: Dataset | None,
@@ -112,7 +81,7 @@ def check_said(
     """
     _check_order({"train_dataset": train, "clean_dataset": meta, "eval_dataset": tried}, names)
     if meta is not None:
-        _check_clean(meta, num_classes)
+        _check_clean(meta, num_classes, names)
     for where, split, column in labelled("eval_dataset", tried):
         _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
     if not isinstance(train, Dataset):
@@ -234,7 +203,7 @@ def check_labelled(dataset: Dataset) -> str:
     return column
 
 
-def _check_clean(dataset: Dataset, num_classes: int) -> None:
+def _check_clean(dataset: Dataset, num_classes: int, names: Sequence[str]) -> None:
     column = check_labelled(dataset)
     classes = values_of(dataset, column)
     if classes.null_count:
@@ -245,6 +214,8 @@ def _check_clean(dataset: Dataset, num_classes: int) -> None:
     _check_classes(f"`clean_dataset`: column {column!r}", classes, num_classes)
     unseen = sorted(set(range(num_classes)) - set(classes.unique().to_pylist()))
     if unseen:
+        names = getattr(dataset.features[column], "names", None) or names
+        unseen = [names[c] if c < len(names) else c for c in unseen]
         warnings.warn(
             f"`clean_dataset`: no clean row of class(es) {unseen} among {len(classes)}: whoever names them will "
             "seem wrong. Add a few rows of every class.",

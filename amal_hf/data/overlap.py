@@ -24,10 +24,10 @@ def overlap(splits: Mapping[str, Dataset], text_columns: Sequence[str]) -> dict[
     shared = set.intersection(*({*split.column_names} for split in splits.values())) if splits else set()
     by = [c for c in text_columns if c in shared] or [c for c in ("input_ids",) if c in shared]
     texts = {
-        name: [" ".join(map(str, row)) for row in zip(*(split[c][:] for c in by), strict=True)]
+        name: [tuple(map(str, row)) for row in zip(*(split[c][:] for c in by), strict=True)]
         for name, split in splits.items()
     }
-    keys = {name: [text_key(text) for text in rows] for name, rows in texts.items()}
+    keys = {name: [tuple(map(text_key, row)) for row in rows] for name, rows in texts.items()}
     found = {}
     for first, second in combinations(splits, 2):
         seen, seen_exactly = set(keys[first]), set(texts[first])

@@ -118,11 +118,15 @@ class NaiveBayesVotes:
         said = one_hot(votes, num_classes)
         truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
         counts = torch.einsum("mc,mks->kcs", truth, said)
-        oof_log_odds = [
-            torch.einsum("kcs,ks,k->c", _log_odds(counts - torch.einsum("c,ks->kcs", mine, its)), its, weight)
-            for mine, its in zip(truth, said, strict=True)
-        ]
-        return cls(_log_odds(counts), torch.stack(oof_log_odds) * _tempered(votes, weight), weight)
+        hits, sums = counts.diagonal(dim1=1, dim2=2).sum(-1), counts.sum((1, 2))
+        oof_log_odds = torch.zeros_like(truth)
+        for i, mine in enumerate(truth):  # without it only the columns of the classes it was called are others
+            spoke = (votes[i] >= 0).nonzero()[:, 0]
+            called, weighs = votes[i, spoke], mine.sum()
+            right = _right(hits[spoke] - weighs * (called == labels[i]), sums[spoke] - weighs)
+            mass = counts[spoke, :, called] - mine
+            oof_log_odds[i] = (_log_odds_of(mass, right, called) * weight[spoke, None]).sum(0)
+        return cls(_log_odds(counts), oof_log_odds * _tempered(votes, weight), weight)
 
     def __call__(self, votes: Tensor) -> Tensor:
         """Log-odds `[N, C]` in nats of rows with `votes` `[N, K]`; zeros where nobody votes."""
@@ -238,10 +242,22 @@ def _tempered(votes: Tensor, weight: Tensor) -> Tensor:
 
 def _log_odds(counts: Tensor) -> Tensor:
     """log(C · P(c | s)) from counts `[K, C true, C said]`, with the priors of this module."""
-    num_classes = counts.shape[-1]
-    hits = counts.diagonal(dim1=1, dim2=2).sum(-1) + PRECISION * ROWS
-    right = (hits / (counts.sum((1, 2)) + ROWS))[:, None, None]
-    same = torch.eye(num_classes, dtype=torch.double)
-    prior = same * right + (1 - same) * (1 - right) / max(num_classes - 1, 1)
-    precision = (counts + ROWS * prior) / (counts.sum(1, keepdim=True) + ROWS)
+    functions, num_classes, _ = counts.shape
+    right = _right(counts.diagonal(dim1=1, dim2=2).sum(-1), counts.sum((1, 2)))
+    called = torch.arange(num_classes).repeat(functions)
+    columns = counts.transpose(1, 2).flatten(0, 1)
+    return _log_odds_of(columns, right.repeat_interleave(num_classes), called).unflatten(0, (functions, -1)).mT
+
+
+def _right(hits: Tensor, rows: Tensor) -> Tensor:
+    """How often each function is right, `[K]`, where it was so often on so many rows."""
+    return (hits + PRECISION * ROWS) / (rows + ROWS)
+
+
+def _log_odds_of(mass: Tensor, right: Tensor, called: Tensor) -> Tensor:
+    """log(C · P(c | s)), `[K, C]`: of the rows `[K, C]` by their class that were called s `[K]`."""
+    num_classes = mass.shape[-1]
+    prior = ((1 - right) / max(num_classes - 1, 1))[:, None].repeat(1, num_classes)
+    prior[torch.arange(len(called)), called] = right
+    precision = (mass + ROWS * prior) / (mass.sum(1, keepdim=True) + ROWS)
     return (num_classes * precision).clamp_min(1e-3).log()

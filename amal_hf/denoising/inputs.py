@@ -15,6 +15,7 @@ from amal_hf.denoising.assertions import Assertions, read_assertions
 from amal_hf.denoising.prepare import GOLD, PROBE, add_posterior, gold_share, with_gold
 from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
+from amal_hf.labeling.checks import warn_order
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 
 ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(GOLD)}
@@ -54,6 +55,10 @@ def prepare_rows(trainer: Any) -> Prepared:
         )
     num_classes, labels = trainer.model.config.num_labels, torch.as_tensor(clean[label_column(clean)][:])
     sources = read_assertions(trainer.stack.losses, train, clean, num_classes, trainer.data_collator.sources)
+    for name, said in _named(sources).items():
+        spoken = said >= 0
+        right = int((said == labels[:, None])[spoken].sum())
+        warn_order(right, int(spoken.sum()), num_classes, f"losses[{name!r}]")
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device)
     encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, args.max_length, bf16=args.bf16)[0]  # noqa: E731
     train, judged = add_posterior(train, clean, labels, num_classes, sources, encode, args.text_columns)
@@ -63,6 +68,12 @@ def prepare_rows(trainer: Any) -> Prepared:
     share = gold_share(len(clean), len(train), seen, votes_only=votes_only)
     rows = with_gold(train, judged, labels, num_classes, share)
     return Prepared(rows, judged, _levels(trainer.stack, sources, labels, [*ADDED]))
+
+
+def _named(sources: Assertions) -> dict[str, torch.Tensor]:
+    """The classes that each source names on the clean rows, `[M, k]`; -1 none."""
+    distributions = {name: named_by(clean)[:, None] for name, (_, clean) in sources.distributions.items()}
+    return {name: clean for name, (_, clean) in sources.votes.items()} | distributions
 
 
 def _levels(stack: LossStack, sources: Assertions, labels: torch.Tensor, added: list[str]) -> list[float]:

@@ -156,11 +156,11 @@ def _each_text_once(clean: Dataset, labels: Tensor, text_columns: Sequence[str])
     A text that stands there twice would be left out and answered by its copy.
     """
     columns = [c for c in text_columns if c in clean.column_names] or ["input_ids"]
-    texts = [" ".join(map(str, row)).casefold().split() for row in zip(*(clean[c][:] for c in columns), strict=True)]
+    texts = zip(*([" ".join(str(text).casefold().split()) for text in clean[c][:]] for c in columns), strict=True)
     seen: dict[tuple[str, ...], int] = {}
     first: list[int] = []
     place: list[int] = []
-    for i, text in enumerate(map(tuple, texts)):
+    for i, text in enumerate(texts):
         if text not in seen:
             seen[text] = len(first)
             first.append(i)

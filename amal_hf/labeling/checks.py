@@ -135,6 +135,21 @@ def warn_silent(
         )
 
 
+def warn_order(right: int, said: int, num_classes: int, where: str) -> None:
+    """Warn of answers that are right less often than chance, by more than two standard deviations.
+
+    Args:
+        right, said: answers about rows whose class is known.
+        num_classes: C.
+    """
+    chance = said / num_classes
+    if right < chance - 2 * (chance * (1 - 1 / num_classes)) ** 0.5:
+        _warn(
+            f"`{where}`: {right} of {said} answers are right where the class is known, fewer than by chance (one of "
+            f"{num_classes}): is the order of classes right? Give `classes` in the order in which they are counted."
+        )
+
+
 def warn_faults(faults: dict[str, int], rows: int, where: str) -> None:
     """Warn of functions that raised and were let abstain, with how often."""
     if faults:

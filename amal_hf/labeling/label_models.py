@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from snorkel.labeling.model import LabelModel
 
@@ -26,6 +27,7 @@ COLUMNS = {"majority": "majority", "snorkel": "label_model", "cage": "cage"}
 """Label models by name, and the column each fills."""
 
 LEAST_FUNCTIONS = 3  # Snorkel's, to tell their accuracies apart
+PER_PAIR = 8 + 4  # bytes for every two of its indicators (function, class): moments in float64, and in float32
 Posterior = Callable[[np.ndarray], np.ndarray]
 
 
@@ -83,7 +85,7 @@ def fit(name: str, votes: np.ndarray, num_classes: int, seed: int = 0) -> Poster
     Raises:
         ValueError: unknown name, too few functions, or no votes at all.
     """
-    check_models([name], np.shape(votes)[1])
+    check_models([name], np.shape(votes)[1], num_classes)
     if name == "majority":
         return partial(majority_vote, num_classes=num_classes)
     votes = np.asarray(votes)
@@ -101,11 +103,11 @@ def fit(name: str, votes: np.ndarray, num_classes: int, seed: int = 0) -> Poster
         return lambda said: _covered(cage.posterior(said.astype(np.int64)).detach().numpy(), said)
 
 
-def check_models(names: Sequence[str], functions: int) -> None:
-    """Label models that can be fitted to so many functions.
+def check_models(names: Sequence[str], functions: int, num_classes: int = 0) -> None:
+    """Label models that can be fitted to so many functions and classes (0: not known yet).
 
     Raises:
-        ValueError: unknown name, or too few functions.
+        ValueError: unknown name, too few functions, or more memory than is free.
     """
     for name in names:
         _checks.one_of("label_models", name, COLUMNS)
@@ -113,6 +115,15 @@ def check_models(names: Sequence[str], functions: int) -> None:
         raise ValueError(
             f"`label_models`: expected at least {LEAST_FUNCTIONS} labeling functions for 'snorkel', found {functions}. "
             "Choose among the others: --label_models majority,cage."
+        )
+
+
+    needed, free = PER_PAIR * (functions * num_classes) ** 2, psutil.virtual_memory().available
+    if "snorkel" in names and needed > free:
+        raise ValueError(
+            f"`label_models`: expected at most the {free / 2**30:.1f} GiB that are free, found that 'snorkel' takes "
+            f"{needed / 2**30:.1f} GiB for {functions} functions and {num_classes} classes. Choose among the others: "
+            "--label_models majority,cage."
         )
 
 

@@ -17,9 +17,9 @@ from snorkel.labeling import LabelingFunction
 
 from amal_hf import _checks
 from amal_hf._files import check_output, replaced_folder, write_json
-from amal_hf.labeling.analysis import CHUNK_ROWS, analyze_chunks
+from amal_hf.labeling.analysis import CHUNK_ROWS, JUDGED, analyze_chunks
 from amal_hf.labeling.apply import ENGINES, ON_ERROR, apply_functions, with_columns, write_columns
-from amal_hf.labeling.checks import VOTES, VoteWarning, vote_matrix, warn_silent
+from amal_hf.labeling.checks import VOTES, VoteWarning, vote_matrix, warn_order, warn_silent
 from amal_hf.labeling.engines import cluster, spans
 from amal_hf.labeling.functions import check_names
 from amal_hf.labeling.label_models import COLUMNS, Posterior, accuracy, check_models, fit
@@ -90,6 +90,9 @@ def label_splits(
         first = "train" if "train" in splits else next(iter(splits))
         classes = class_names(splits, config) or _counted(tables)
         warn_silent(tables[first]["Polarity"].tolist(), names, classes, first)
+        judged_by = [table[JUDGED].sum() for table in tables.values() if "Correct" in table]
+        right, wrong = (int(sum(each[name] for each in judged_by)) for name in JUDGED)
+        warn_order(right, right + wrong, len(classes), where="classes")
         models = fit_models(config.models, voted[first], len(classes), config.seed)
         told = {}
         for name, split in voted.items():
@@ -113,7 +116,7 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
     if not config.output_dir:
         raise ValueError("`output_dir`: expected a folder to write, found none.")
     check_output(config.output_dir, "label", {})
-    check_models(config.models, functions)
+    check_models(config.models, functions, len(class_names(splits, config)))
     _checks.one_of("engine", config.engine, ENGINES)
     _checks.one_of("on_error", config.on_error, ON_ERROR)
     _checks.positive("num_proc", config.num_proc, zero=True)

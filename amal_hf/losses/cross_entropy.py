@@ -18,8 +18,8 @@ class CrossEntropy(Loss):
 
     $$\ell_i = -v_i \sum_c w_c\, q_{ic} \log \mathrm{softmax}(z_i)_c$$
 
-    with $q_i$ the one-hot label (smoothed by $s$: $(1-s)\,q + s/C$) or the distribution in `column`, and $v_i = 1$ unless
-    `weight_column` says otherwise.
+    with $q_i$ the one-hot label (smoothed by $s$: $(1-s)\,q + s/C$) or the distribution in `column`, and $v_i = 1$
+    unless `weight_column` says otherwise.
 
     Args:
         column: integers `[N]` (a class) or floats `[N, C]` (a distribution). Any annotator is a

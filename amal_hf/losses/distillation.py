@@ -54,17 +54,17 @@ class Distillation(TeacherLoss):
         kind: "kl"; "reverse_kl" (a small student need not cover all the teacher does); "js" (bounded, so that one
             absurd row cannot outweigh the batch); "sigmoid" for multi-label; "mse" on logits, and for regression.
         probabilities: the column holds probabilities; their logarithm ("sigmoid": log-odds) is taken as logits.
-        log_probabilities: the column holds log-probabilities, e.g. of the tokens that an LLM could have answered with: None
-            or NaN for a class that it did not name. What is left of probability 1 is shared among these; of a row that
-            names every class, the sum is made 1. A row that names none abstains.
+        log_probabilities: the column holds log-probabilities, e.g. of the tokens that an LLM could have answered with:
+            None or NaN for a class that it did not name. What is left of probability 1 is shared among these; of a row
+            that names every class, the sum is made 1. A row that names none abstains.
         mask_column: a column of booleans `[N]`; where it is False the teacher abstains.
 
     Returns:
         `[N]`, in nats ("mse": squared logits); 0 where the teacher abstains.
 
     Raises:
-        ValueError: `temperature` not positive, unknown `kind`, "mse" on probabilities or to learn a temperature, or log-probabilities
-            that are said to be probabilities or of no distribution over classes ("mse", "sigmoid").
+        ValueError: `temperature` not positive, unknown `kind`, "mse" on probabilities or to learn a temperature, or
+            log-probabilities that are said to be probabilities or of no distribution over classes ("mse", "sigmoid").
 
     Example:
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}

@@ -60,8 +60,14 @@ class Table(Mixing):
 
     def update(self, rows: Rows, gradient: Tensor) -> None:
         index, mask = rows.index.to(self.table.device), rows.mask.to(self.table.device)
+        gradient = gradient.to(self.table.device) * mask
+        once, place = index.unique(return_inverse=True)
+        if len(once) < len(index):  # a row that was drawn twice takes one step, along both gradients
+            gradient = gradient.new_zeros(len(once), gradient.shape[1]).index_add_(0, place, gradient)
+            mask = mask.new_zeros(len(once), mask.shape[1]).index_put_((place,), mask)
+            index = once
         now = self.table[index].to(torch.promote_types(self.table.dtype, torch.float32))
-        step = self.step * gradient.to(now) * mask
+        step = self.step * gradient.to(now)
         if self.constraint == "box":
             moved = projections.box(now - step, *self.clamp)
         else:

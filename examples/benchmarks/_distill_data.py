@@ -20,7 +20,7 @@ from sklearn.model_selection import cross_val_predict
 from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.data.columns import tokenized
+from amal_hf.data.tokens import tokenized
 from amal_hf.denoising.reader import encode_rows
 
 TEACHER_EPOCHS, TEACHER_RATE = 3, 1e-4

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from amal_hf.commands.train import default_model
-from amal_hf.data.columns import tokenized
+from amal_hf.data.tokens import tokenized
 from amal_hf.labeling.label_models import COLUMNS, fit
 
 

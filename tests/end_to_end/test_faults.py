@@ -216,7 +216,7 @@ def test_a_batch_in_which_nobody_says_anything(method, build):
 def test_clean_rows_of_one_class(method, kept, build):
     clean = planted.make_rows(12, seed=1)
     clean = clean.filter(lambda row: row["label"] == 1).select(range(kept))
-    with pytest.warns(UserWarning, match=r"`clean_dataset`: no clean row of class\(es\) \[0, 2\]"):
+    with pytest.warns(UserWarning, match=r"`clean_dataset`: no clean row of class\(es\) \['air', 'land'\]"):
         trainer = build({"method": method, "meta_start": 0}, clean_dataset=clean)
     trainer.train()
     assert table_of(trainer).isfinite().all()

@@ -77,7 +77,8 @@ def test_a_row_of_weight_two_is_the_row_twice(build):
     by_weight = build(settings | {"per_device_train_batch_size": 8}, train_dataset=once,
                       losses={"label": CrossEntropy(weight_column="sure")})  # fmt: skip
     start = planted.parameters(by_weight)
-    by_copy = build(settings | {"per_device_train_batch_size": 9}, train_dataset=twice, losses=planted.make_losses("label"))
+    by_copy = build(settings | {"per_device_train_batch_size": 9}, train_dataset=twice,
+                    losses=planted.make_losses("label"))  # fmt: skip
     for trainer in (by_weight, by_copy):
         trainer.train()
     one, other = planted.parameters(by_weight), planted.parameters(by_copy)
