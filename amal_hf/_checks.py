@@ -133,7 +133,8 @@ def row_weights(where: str, said: Any) -> None:
 def within(where: str, low: float, high: float, least: float, most: float) -> None:
     """All numbers of a column lie between two, or nearly."""
     if low < least - 1e-3 or high > most + 1e-3:
-        told = {1: "probabilities from 0 to 1", 0: "log-probabilities, at most 0"}.get(most, "finite numbers")
+        told = "log-probabilities, at most 0" if most == 0 else "finite numbers"
+        told = "probabilities from 0 to 1" if most == 1 else told
         raise ValueError(
             f"{where}: expected {told}, found {low:.4g} to {high:.4g}. Mark what is missing with None, and give logits "
             "to Distillation()."

@@ -18,6 +18,12 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
+
+
+class Busy(Refused):
+    """Another process writes there now."""
+
+
 _held: set[tuple[int, int]] = set()
 """Locks of this process, as device and inode: the system would give it the same one twice."""
 
@@ -70,7 +76,7 @@ def _acquire(folder: Path, argument: str, command: str) -> tuple[int, tuple[int,
         if not _locked(file):
             said = os.read(file, 4096)
             os.close(file)
-            raise Refused(_busy(folder, argument, said))
+            raise Busy(_busy(folder, argument, said))
         held = (os.fstat(file).st_dev, os.fstat(file).st_ino)
         if _identity(folder / LOCK) == held:  # else its last holder deleted it meanwhile
             break

@@ -215,9 +215,9 @@ def _check_clean(dataset: Dataset, num_classes: int, names: Sequence[str]) -> No
     unseen = sorted(set(range(num_classes)) - set(classes.unique().to_pylist()))
     if unseen:
         names = getattr(dataset.features[column], "names", None) or names
-        unseen = [names[c] if c < len(names) else c for c in unseen]
+        told = [names[c] if c < len(names) else c for c in unseen]
         warnings.warn(
-            f"`clean_dataset`: no clean row of class(es) {unseen} among {len(classes)}: whoever names them will "
+            f"`clean_dataset`: no clean row of class(es) {told} among {len(classes)}: whoever names them will "
             "seem wrong. Add a few rows of every class.",
             stacklevel=5,
         )

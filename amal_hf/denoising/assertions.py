@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader
 from transformers.utils import logging
 
 from amal_hf._types import LABELS, Batch
+from amal_hf.denoising.experts import one_hot
 from amal_hf.losses import Loss
 
 logger = logging.get_logger(__name__)
 
-AT_ONCE = 4096  # rows whose dense targets [n, K, C] are held at a time
+AT_ONCE = 512  # rows whose dense targets [n, K, C] are held at a time
 HARD = 0.999  # a distribution that gives so much to one class names it
 
 Pair = tuple[Tensor, Tensor]
@@ -65,23 +66,22 @@ def read_assertions(
             continue
         judged = LABELS not in loss.columns and {*_needed(loss)} <= {*clean.column_names}
         theirs = _asserted(loss, clean, num_classes, collate) if judged else None
-        if theirs is None or not theirs.sum():
+        if theirs is None or not (theirs.named >= 0).any():
             if LABELS not in loss.columns:
                 unjudged.append(name)
-            for column, block in enumerate(_named(asserted).unbind(1)):
+            for column, block in enumerate(asserted.named.unbind(1)):
                 found.labels[f"{name}/{column}"] = block
-        elif asserted.shape[1] != theirs.shape[1]:
+        elif asserted.named.shape[1] != theirs.named.shape[1]:
             raise ValueError(
-                f"`{loss.columns[0]}`: expected {asserted.shape[1]} votes a row on clean rows, as in train_dataset, "
-                f"found {theirs.shape[1]}. Apply one file of functions to both."
+                f"`{loss.columns[0]}`: expected {asserted.named.shape[1]} votes a row on clean rows, as in "
+                f"train_dataset, found {theirs.named.shape[1]}. Apply one file of functions to both."
             )
-        elif _hard(asserted) and _hard(theirs):
-            found.votes[name] = (_named(asserted), _named(theirs))
-        elif asserted.shape[1] == 1:
-            found.distributions[name] = (_log(asserted[:, 0]), _log(theirs[:, 0]))
+        elif asserted.hard and theirs.hard:
+            found.votes[name] = (asserted.named, theirs.named)
         else:
-            for k, (mine, its) in enumerate(zip(asserted.unbind(1), theirs.unbind(1), strict=True)):
-                found.distributions[f"{name}/{k}"] = (_log(mine), _log(its))
+            blocks = [*zip(asserted.blocks(num_classes), theirs.blocks(num_classes), strict=True)]
+            for k, (mine, its) in enumerate(blocks):
+                found.distributions[name if len(blocks) == 1 else f"{name}/{k}"] = (_log(mine), _log(its))
     if unjudged:
         logger.warning(
             f"`clean_dataset`: expected the columns of {unjudged}, to see how often they are right; found none with "
@@ -100,8 +100,8 @@ def _needed(loss: Loss) -> list[str]:
     return [c for c in loss.columns if c != getattr(loss, "weight_column", "")]
 
 
-def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[..., Batch]) -> Tensor | None:
-    """The distribution asserted, `[N, k, C]`, zeros where the source abstains; None where it never asserts any."""
+def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[..., Batch]) -> _Said | None:
+    """What is asserted of all rows; None where the source never asserts a distribution."""
     names = {*loss.columns} | ({"label", "label_ids"} if LABELS in loss.columns else set())
     rows = rows.select_columns([c for c in rows.column_names if c in names])
     if not rows.column_names:
@@ -111,8 +111,45 @@ def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[...
         target = loss.target(batch, num_classes)
         if target is None:
             return None
-        parts.append(target.float().reshape(len(target), -1, num_classes))
-    return torch.cat(parts)
+        parts.append(_Said.of(target.float().reshape(len(target), -1, num_classes)))
+    return _Said.joined(parts, num_classes)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What k sources of a block assert of N rows.
+
+    Args:
+        named: the class, `[N, k]`; -1 where there is none.
+        dense: the distribution, `[N, k, C]`, zeros where there is none; None where every assertion names one class, and
+            there are several sources: C numbers for each would be held for what one says.
+    """
+
+    named: Tensor
+    dense: Tensor | None
+
+    @classmethod
+    def of(cls, target: Tensor) -> _Said:
+        hard = target.shape[1] > 1 and _hard(target)
+        return cls(_named(target), None if hard else target)
+
+    @classmethod
+    def joined(cls, parts: list[_Said], num_classes: int) -> _Said:
+        named = torch.cat([part.named for part in parts])
+        if all(part.dense is None for part in parts):
+            return cls(named, None)
+        dense = [one_hot(p.named, num_classes).float() if p.dense is None else p.dense for p in parts]
+        return cls(named, torch.cat(dense))
+
+    @property
+    def hard(self) -> bool:
+        return self.dense is None or _hard(self.dense)
+
+    def blocks(self, num_classes: int) -> Sequence[Tensor]:
+        """The distribution of each source, k times `[N, C]`."""
+        if self.dense is None:
+            return [one_hot(said, num_classes).float() for said in self.named.unbind(1)]
+        return self.dense.unbind(1)
 
 
 def _hard(asserted: Tensor) -> bool:

@@ -117,7 +117,6 @@ def check_models(names: Sequence[str], functions: int, num_classes: int = 0) -> 
             "Choose among the others: --label_models majority,cage."
         )
 
-
     needed, free = PER_PAIR * (functions * num_classes) ** 2, psutil.virtual_memory().available
     if "snorkel" in names and needed > free:
         raise ValueError(

@@ -8,8 +8,9 @@ the data's order of rows are one more file; while it is there, no teacher is loa
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,17 @@ from accelerate import PartialState
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
+from transformers.utils import logging
 
 from amal_hf._files import write_json
+from amal_hf._files.lock import Busy, scratch_folder
 from amal_hf.models.pooling import pooled_layers
 from amal_hf.models.teacher import Teacher, model_inputs
 
+logger = logging.get_logger(__name__)
+
 SHARD_ROWS, MOST_SHARDS = 512, 64
+WAIT = 0.5  # seconds between two looks whether another run has ended
 ROW, LENGTH = "row", "length"
 Rows = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 """A batch of rows, by column."""
@@ -188,12 +194,35 @@ class TeacherCache:
         Raises:
             ValueError: a row whose logits are no finite numbers.
         """
-        if state.is_main_process:
-            write_json(self.manifest, self.described)
-        read = Reader(model, tokenizer, self.reading)
+        with ExitStack() as alone:
+            if state.is_main_process:
+                self._wait(alone)
+                write_json(self.manifest, self.described)
+            self._fill(Reader(model, tokenizer, self.reading), batch_size, state, told)
+
+    def _wait(self, alone: ExitStack) -> None:
+        """Go on as the one run that fills this cache; what another has filled meanwhile is read."""
+        place, waits = self.folder.with_name(f".{self.fingerprint}"), False
+        while True:
+            try:
+                alone.enter_context(scratch_folder(place, "cache_dir", "teach"))
+                return
+            except Busy:
+                if not waits:
+                    logger.warning(
+                        f"`cache_dir`: another run reads the same teacher into {self.folder}: waiting for it."
+                    )
+                waits = True
+                time.sleep(WAIT)
+
+    def _fill(self, read: Reader, batch_size: int, state: PartialState, told: str) -> None:
         with state.main_process_first():
-            numbered = self.texts.add_column(ROW, np.arange(len(self.texts)))
-            tokens = self._map(numbered, read.tokens, "tokens", read.token_features, 1000, f"{told}: tokens")
+            if not (there := self.complete):
+                numbered = self.texts.add_column(ROW, np.arange(len(self.texts)))
+                tokens = self._map(numbered, read.tokens, "tokens", read.token_features, 1000, f"{told}: tokens")
+        if there:
+            state.wait_for_everyone()
+            return
         longest_first = np.argsort(-np.asarray(tokens[LENGTH][:]), kind="stable")
         count = min(MOST_SHARDS, -(-len(tokens) // SHARD_ROWS))
         parts = np.array_split(longest_first, count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,11 @@ from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
 
 PARQUET, CSV = "corpus.parquet", "corpus.csv"
+TEXT = "text"
+"""How columns of a pair of texts begin, beside the one that joins them."""
+BEFORE = {"label": "label_before", "teacher": "teacher", "true_label": "true_label"}
+"""Columns of rows, and what they are called in the corpus."""
+AT_ONCE = 1024  # rows whose assertions [n, K, C] are held at a time
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch.Tensor | None) -> torch.Tensor:
@@ -48,39 +53,39 @@ def annotate_rows(trainer: Any) -> Dataset:
     """
     rows = tokens = without_gold(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
-    mask, target = _said(trainer, tokens, probs.shape[-1])
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
-    mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
+    said = _said(trainer, tokens, probs.shape[-1], torch.nan_to_num(weights))
+    mask = said.mask & ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     shown = [
         rows[c] for c in trainer.args.text_columns if c in rows.column_names
     ]  # none beside tokens: no text is kept
     text = [" ".join(map(str, row)) for row in zip(*shown, strict=True)] if shown else [""] * len(rows)
-    heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
         ROW_ID: trainer.weigher.positions.ids[: len(rows)].tolist(),
         "text": text,
         "label": [-1] * len(rows),
-        "majority": _argmax(target.sum(1)),
+        "majority": _argmax(said.counted),
         "votes": [[] for _ in text],
-        "teacher": _argmax(heard.sum(1)),
+        "teacher": _argmax(said.heard.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
         "weights": torch.nan_to_num(weights).tolist(),
         "mask": mask.tolist(),
     }
     for name, loss in trainer.stack.losses.items():
-        block = target[:, trainer.stack.slices[name]]
+        named = said.named[:, trainer.stack.slices[name]]
         if isinstance(loss, CrossEntropy) and loss.column == LABELS:
-            columns["label"] = _argmax(block[:, 0])
+            columns["label"] = named[:, 0].tolist()
         elif loss.columns == (PROBE,):
-            columns["probe"] = _argmax(block[:, 0])
+            columns["probe"] = named[:, 0].tolist()
         elif isinstance(loss, LabelingFunctions):
-            columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
-    columns |= _opinions(heard)
+            columns["votes"] = named.tolist()
+    columns |= _opinions(said.heard)
+    if len(shown) > 1:
+        columns |= {f"{TEXT}/{c}": rows[c][:] for c in trainer.args.text_columns if c in rows.column_names}
     there = LOG_POSTERIOR in rows.column_names
     known = torch.as_tensor(np.asarray(rows[LOG_POSTERIOR][:])) if there else None
-    claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
-    columns["corrected"] = corrected(claimed, probs, known).tolist()
+    columns["corrected"] = corrected(said.claimed, probs, known).tolist()
     if "true_label" in rows.column_names:
         columns["true_label"] = rows["true_label"][:]
     return Dataset.from_dict(columns)
@@ -126,13 +131,35 @@ def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
-def _said(trainer: Any, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
+class _Said(NamedTuple):
+    """What K sources, T of them teachers, assert of N rows.
+
+    Args:
+        mask: where each speaks, `[N, K]`.
+        named: the class it names, `[N, K]`; -1 none.
+        counted, claimed: Σ_k q_ik and Σ_k λ_ik q_ik, `[N, C]`.
+        heard: the teachers' distributions, `[N, T, C]`.
+    """
+
+    mask: torch.Tensor
+    named: torch.Tensor
+    counted: torch.Tensor
+    claimed: torch.Tensor
+    heard: torch.Tensor
+
+
+def _said(trainer: Any, rows: Dataset, num_classes: int, weights: torch.Tensor) -> _Said:
+    """What the sources assert, a thousand rows at a time; `weights` λ `[N, K]`."""
+    teachers = trainer.stack.positions(lambda loss: isinstance(loss, Distillation))
     keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
-    loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
-    said = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]
-    masks, targets = zip(*said, strict=True)
-    return torch.cat(masks), torch.cat(targets)
+    loader = DataLoader(rows.select_columns(keep), AT_ONCE, collate_fn=trainer.data_collator.sources)
+    parts = []
+    for batch, mine in zip(loader, weights.split(AT_ONCE), strict=True):
+        target = trainer.stack.targets(batch, num_classes)
+        named = torch.where(target.sum(-1) > 0, target.argmax(-1), -1)
+        claimed = torch.einsum("nk,nkc->nc", mine, target)
+        parts.append((trainer.stack.mask(batch), named, target.sum(1), claimed, target[:, teachers]))
+    return _Said(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _argmax(mass: torch.Tensor) -> list[int]:
@@ -252,9 +279,12 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
     weights, mask = np.asarray(read["weights"][:], np.float32), np.asarray(read["mask"][:])
     spoken = [k for k in range(len(sources)) if mask[:, k].any()]
     trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
+    texts = {"text": "text"} | {c.removeprefix(f"{TEXT}/"): c for c in rows.column_names if c.startswith(f"{TEXT}/")}
+    if {*texts} & {"label", "confidence", "probabilities", "trust", "votes", ROW_ID, *BEFORE.values()}:
+        texts = {"text": "text"}
     table = {
         ROW_ID: np.asarray(read[ROW_ID][:]),
-        "text": pa.array(rows["text"][:], pa.string()),
+        **{name: pa.array(rows[column][:], pa.string()) for name, column in texts.items()},
         "label": probabilities.argmax(1),
         "confidence": probabilities.max(1),
         "probabilities": list(probabilities),
@@ -263,7 +293,7 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
     named = ClassLabel(names=list(classes))
     features: dict[str, Any] = {
         ROW_ID: Value("int64"),
-        "text": Value("string"),
+        **dict.fromkeys(texts, Value("string")),
         "label": named,
         "confidence": Value("float32"),
         "probabilities": List(Value("float32")),
@@ -271,7 +301,7 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
     }
     if any(len(votes) for votes in rows["votes"][:1]):
         table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
-    for column, kept in (("label", "label_before"), ("teacher", "teacher"), ("true_label", "true_label")):
+    for column, kept in BEFORE.items():
         said = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
         if (said >= 0).any():
             table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named

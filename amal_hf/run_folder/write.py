@@ -94,8 +94,10 @@ def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
     sources, args = trainer.stack.names, trainer.args
-    reads = {n: tuple(c for c in each.columns if c != getattr(each, "weight_column", ""))
-             for n, each in trainer.stack.losses.items()}
+    reads = {
+        n: tuple(c for c in each.columns if c != getattr(each, "weight_column", ""))
+        for n, each in trainer.stack.losses.items()
+    }
     labels = (name for name, columns in reads.items() if columns == (LABELS,))
     blocks = {name: sources[block] for name, block in trainer.stack.slices.items()}
     columns: dict[tuple[str, ...], str] = {(LABELS,): "label", (PROBE,): "probe"}
