@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset
+from transformers.utils import logging
 
 from amal_hf import _checks
 from amal_hf.data.columns import label_column
@@ -17,6 +19,8 @@ from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
 from amal_hf.labeling.checks import warn_order
 from amal_hf.losses import CrossEntropy, Loss, LossStack
+
+logger = logging.get_logger(__name__)
 
 ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(GOLD)}
 """Sources beside the user's: what the features say, and the clean rows' classes."""
@@ -55,6 +59,9 @@ def prepare_rows(trainer: Any) -> Prepared:
         )
     num_classes, labels = trainer.model.config.num_labels, torch.as_tensor(clean[label_column(clean)][:])
     sources = read_assertions(trainer.stack.losses, train, clean, num_classes, trainer.data_collator.sources)
+    _warn_copies(
+        {name: (trainer.stack.names[trainer.stack.slices[name]], pair[0]) for name, pair in sources.votes.items()}
+    )
     for name, said in _named(sources).items():
         spoken = said >= 0
         right = int((said == labels[:, None])[spoken].sum())
@@ -68,6 +75,19 @@ def prepare_rows(trainer: Any) -> Prepared:
     share = gold_share(len(clean), len(train), seen, votes_only=votes_only)
     rows = with_gold(train, judged, labels, num_classes, share)
     return Prepared(rows, judged, _levels(trainer.stack, sources, labels, [*ADDED]))
+
+
+def _warn_copies(blocks: Mapping[str, tuple[Sequence[str], torch.Tensor]]) -> None:
+    """Warn of functions that say the same on every row: source -> their names and votes `[N, k]`."""
+    for name, (functions, votes) in blocks.items():
+        first: dict[bytes, str] = {}
+        columns = [column.contiguous().numpy().tobytes() for column in votes.unbind(1)]
+        copies = [(first.setdefault(said, own), own) for said, own in zip(columns, functions, strict=True)]
+        if twice := [f"{own} as {other}" for other, own in copies if other != own]:
+            logger.warning(
+                f"`losses[{name!r}]`: sources that say the same on every row count as one: {twice[:5]}. Leave out the "
+                "copies."
+            )
 
 
 def _named(sources: Assertions) -> dict[str, torch.Tensor]:

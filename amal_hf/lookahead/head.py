@@ -107,6 +107,7 @@ class HeadLookahead(Lookahead):
         held = {f"direction/{name}": v for name, v in self._direction.items()}
         kept = {
             "memory": self.clean_features.features,
+            "memory_labels": self.clean_features.labels,
             "lookaheads": self.lookaheads,
             "sharpness": self.inverse_temperature,
         }
@@ -114,6 +115,12 @@ class HeadLookahead(Lookahead):
 
     def load_state(self, state: Tensors) -> None:
         if "memory" in state:
+            labels = self.clean_features.labels.cpu()
+            if not torch.equal(state.get("memory_labels", labels).cpu(), labels):
+                raise ValueError(
+                    "`resume_from_checkpoint`: expected the clean rows of the run that wrote the checkpoint, found "
+                    "other labels, or another order. Go on with its clean rows, or start anew."
+                )
             self.clean_features.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
             self.inverse_temperature.copy_(state["sharpness"])

@@ -52,7 +52,7 @@ def student_from_teacher(
     path, chosen = choose_layers(name, teacher, layers)
     order = _head_order(name, teacher, classes, trained=not report["missing_keys"])
     student = _empty(teacher, chosen, classes)
-    _copy(_renumbered(teacher.state_dict(), path, chosen), student, _head(teacher), order)
+    _copy(_renumbered(teacher.state_dict(), path, chosen), student, find_class_layer(teacher), order)
     return student
 
 
@@ -137,7 +137,7 @@ def _renumbered(weights: Tensors, path: str, layers: Sequence[int]) -> Tensors:
     return kept
 
 
-def _head(model: Any) -> str | None:
+def find_class_layer(model: Any) -> str | None:
     """Name of the last linear layer, outside the encoder, that puts out one number per class."""
     inside = f"{model.base_model_prefix}."
     linears = [

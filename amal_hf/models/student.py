@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from amal_hf import _checks
 from amal_hf.losses import LEARNED
-from amal_hf.models.copy_layers import choose_layers, student_from_teacher
+from amal_hf.models.class_order import class_order
+from amal_hf.models.copy_layers import choose_layers, find_class_layer, student_from_teacher
 from amal_hf.models.read_teachers import name_teachers
 from amal_hf.models.teacher import Teacher, find_teachers
 
@@ -83,7 +85,10 @@ def default_model() -> str:
 def load_student(
     name: str, classes: Sequence[str], num_hidden_layers: int = 0, freeze_embeddings: bool = False
 ) -> PreTrainedModel:
-    """The student with a fresh head for `classes`, in float32; cut to its first layers where asked.
+    """The student with a head for `classes`, in float32; cut to its first layers where asked.
+
+    A checkpoint that was fine-tuned for these very classes keeps its head, its rows in the order of `classes`; where
+    they are others, or more or fewer, the head is new. Names that say nothing (LABEL_0) are taken in their order.
 
     Raises:
         FileNotFoundError: no such folder, and no such model on the Hub (or no way to it).
@@ -105,8 +110,29 @@ def load_student(
     except OSError as error:
         raise _no_model(name, error) from error
     _check_loaded(name, model, found)
+    _settle_head(name, model, classes, trained=not (found["missing_keys"] or found["mismatched_keys"]))
     model.get_input_embeddings().requires_grad_(not freeze_embeddings)
     return model
+
+
+def _settle_head(name: str, model: PreTrainedModel, classes: Sequence[str], trained: bool) -> None:
+    """A checkpoint's own head in the order of `classes`, or drawn anew where it is one of other classes."""
+    layer = find_class_layer(model) if trained else None
+    if layer is None:
+        return
+    theirs = AutoConfig.from_pretrained(name).id2label
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of names that say nothing: of a student, nobody has to be told
+        try:
+            order = class_order(name, theirs, classes)
+        except ValueError:
+            for parameter in (head := model.get_submodule(layer)).parameters():
+                parameter._is_hf_initialized = False  # else it is left as it was loaded
+            model._init_weights(head)
+            return
+    with torch.no_grad():
+        for parameter in model.get_submodule(layer).parameters():
+            parameter.copy_(parameter[order])
 
 
 @contextlib.contextmanager

@@ -2,10 +2,8 @@
 
 What else the kind lists stands elsewhere:
 
-| line | test |
-|---|---|
-| annotators in every form | tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form |
-| three annotators are worth their majority | tests/denoising/test_assertions.py::test_three_annotators_are_worth_their_majority |
+    annotators in every form: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form
+    their majority: tests/denoising/test_assertions.py::test_three_annotators_are_worth_their_majority
 """
 
 from __future__ import annotations
