@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset as TorchStream
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import _checks
@@ -34,9 +36,45 @@ def enter(
         args: an `AMALConfig`; its seed is that of the head of a model given by name.
     """
     _checks.of_type("args", args, AMALConfig, "an AMALConfig", "It takes everything TrainingArguments takes.")
+    splits = {name: as_rows(f"{name}_dataset", split) for name, split in splits.items()}
     classes = known_classes(model, splits)
     losses, rows = as_votes(losses, {name: in_classes(split, classes) for name, split in splits.items()}, classes)
     return classes, *as_model(model, classes, args.seed), losses, rows
+
+
+def as_rows(argument: str, split: Any) -> Any:
+    """Rows that are made as they are read (by a transform, or a dataset of torch's) as columns; others as they are.
+
+    Raises:
+        ValueError: rows that are no mappings, or differ from one reading to the next.
+    """
+    if isinstance(split, dict) and argument == "eval_dataset":
+        return {name: as_rows(f"{argument}[{name!r}]", each) for name, each in split.items()}
+    lazy = split.format["type"] == "custom" if isinstance(split, Dataset) else isinstance(split, TorchDataset)
+    if not lazy or isinstance(split, (IterableDataset, TorchStream)) or not hasattr(split, "__len__") or not len(split):
+        return split
+    rows = [split[i] for i in range(len(split))]
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(
+            f"`{argument}`: expected rows that are mappings from columns, found {type(rows[0]).__name__}. Return "
+            "{'input_ids': ..., 'label': ...}, or pass a datasets.Dataset."
+        )
+    rows = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    again = [{name: _plain(value) for name, value in split[i].items()} for i in range(min(len(split), 8))]
+    if again != rows[:8]:
+        raise ValueError(
+            f"`{argument}`: expected rows that are the same at every reading, since each keeps its weights; found others "
+            "at a second one. Augment in `data_collator`, or once, with datasets' map."
+        )
+    made = Dataset.from_list(rows)
+    if isinstance(split, Dataset):
+        kept = {name: f for name, f in split.features.items() if isinstance(f, ClassLabel) and name in made.features}
+        made = made.cast(Features({**made.features, **kept}))
+    return made
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:

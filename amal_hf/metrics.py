@@ -90,7 +90,7 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         >>> classification_metrics(EvalPrediction(np.array([[4.0, 0.0], [4.0, 0.0]]), np.array([0, -100])))
         {'accuracy': 1.0, 'macro_f1': 1.0, 'ece': 0.017986209962, 'rows': 1}
     """
-    logits, labels = _logits(prediction), np.asarray(prediction.label_ids)
+    logits, labels = _logits(prediction), _joined(prediction.label_ids)
     there = labels >= 0
     if not there.any():
         return {"rows": 0}
@@ -148,14 +148,20 @@ def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
 def _labelled(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and labels `[N, C]` of the rows that have a label: no NaN."""
     said = _logits(prediction)
-    truth = np.asarray(prediction.label_ids).reshape(said.shape)
+    truth = _joined(prediction.label_ids).reshape(said.shape)
     there = ~np.isnan(truth.astype(float)).any(-1)
     return said[there], truth[there]
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:
     """The first of what the model returned, `[N, C]`."""
-    found = prediction.predictions
+    return _joined(prediction.predictions)
+
+
+def _joined(found: Any) -> np.ndarray:
+    """One array: of an array, of the first of several, or of a list with one for each batch."""
+    if isinstance(found, list):  # `eval_do_concat_batches=False`
+        return np.concatenate([_joined(each) for each in found])
     return np.asarray(found[0] if isinstance(found, tuple) else found)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from amal_hf._types import Tensors
 
 QUANTILES = (0.1, 0.5, 0.9)
+MOST = 400_000  # rows that are kept for the next summary
 
 
 def groups(sources: Sequence[str]) -> dict[str, list[int]]:
@@ -67,6 +68,10 @@ class WeightHistory:
     def record(self, index: Tensor, weights: Tensor, losses: Tensor, mask: Tensor) -> None:
         """Note a batch: positions `[N]`, and weights, losses and mask `[N, K]`, detached."""
         self._pending.append((weights, losses, mask))
+        if sum(len(mask) for *_, mask in self._pending) > MOST:  # nobody logs: every second row will do
+            self._pending = [
+                (w[::2], loss[::2], m[::2]) for w, loss, m in [map(torch.cat, zip(*self._pending, strict=True))]
+            ]
         if self._shape is not None:
             last = self.last_weights()
             last[index.to(last.device)] = torch.where(mask, weights, float("nan")).to(last)
@@ -120,10 +125,12 @@ class WeightHistory:
         return self.last
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
-        """Restore what `state` and `summaries` held."""
+        """Restore what `state` and `summaries` held; of a row that was not visited then, what is known now stays."""
         self.summaries, self._pending = summaries, []
         if self._shape is not None and "last_weights" in state:
-            self.last_weights().copy_(state["last_weights"])
+            now, then = self.last_weights(), state["last_weights"].to(self.last_weights())
+            unseen = then.isnan().all(1, keepdim=True)
+            now.copy_(torch.where(unseen, now, then))
 
     def state(self) -> Tensors:
         """Every row's last weights, `[rows, K]` (NaN: masked or not seen); nothing where none were kept."""

@@ -241,11 +241,29 @@ def weights_dataset(ids: Tensor, weights: Tensor, sources: Sequence[str]) -> Dat
     return Dataset(pa.table({ROW_ID: ids.numpy(), **columns}))
 
 
+class _Row(dict[str, Any]):
+    """What the model reads of a row; label and sources' columns are found by their names, and not listed.
+
+    A collator that pads and stacks whatever it finds leaves them alone, and one of the user's that asks for them can.
+    """
+
+    def __init__(self, row: Mapping[str, Any], given: Mapping[str, Any], hidden: Sequence[str]) -> None:
+        super().__init__({name: value for name, value in row.items() if name not in hidden})
+        self._all = {**given, **row}
+
+    def __missing__(self, name: str) -> Any:
+        return self._all[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `self[name]`, `default` where there is no such column."""
+        return self._all.get(name, default)
+
+
 class SourceCollator:
     """Wraps any collator: pads what the model reads, and stacks the sources' columns beside it.
 
     Args:
-        inner: the collator of the model's inputs; it never sees the sources' columns.
+        inner: the collator of the model's inputs; a row lists only these, and the sources' columns are found by name.
         columns: columns read by losses, and `row_id`.
         example: a row without missing values, from which list-valued columns get their width and type.
         task: where it has no classes, labels are floats whatever their column holds.
@@ -270,7 +288,7 @@ class SourceCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
-        batch = dict(self.inner([{k: v for k, v in row.items() if k not in self.columns} for row in renamed]))
+        batch = dict(self.inner([_Row(row, given, self.columns) for row, given in zip(renamed, features, strict=True)]))
         for name, values in batch.items():
             if isinstance(values, Tensor) and values.dim() > 0 and len(values) != len(features):
                 raise ValueError(

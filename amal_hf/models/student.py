@@ -110,12 +110,12 @@ def load_student(
     except OSError as error:
         raise _no_model(name, error) from error
     _check_loaded(name, model, found)
-    _settle_head(name, model, classes, trained=not (found["missing_keys"] or found["mismatched_keys"]))
+    _resolve_head(name, model, classes, trained=not (found["missing_keys"] or found["mismatched_keys"]))
     model.get_input_embeddings().requires_grad_(not freeze_embeddings)
     return model
 
 
-def _settle_head(name: str, model: PreTrainedModel, classes: Sequence[str], trained: bool) -> None:
+def _resolve_head(name: str, model: PreTrainedModel, classes: Sequence[str], trained: bool) -> None:
     """A checkpoint's own head in the order of `classes`, or drawn anew where it is one of other classes."""
     layer = find_class_layer(model) if trained else None
     if layer is None:

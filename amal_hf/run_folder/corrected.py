@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,11 +124,8 @@ def _opinions(heard: torch.Tensor) -> dict[str, Any]:
 
 def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
     """The student's, `[N, C]`, of rows in their order."""
-    strategy, trainer.args.train_sampling_strategy = trainer.args.train_sampling_strategy, "random"
-    try:  # "group_by_length" would also order what is predicted
+    with every_row(trainer.args):
         predicted = trainer.predict(rows).predictions
-    finally:
-        trainer.args.train_sampling_strategy = strategy
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
@@ -146,6 +144,19 @@ class _Said(NamedTuple):
     counted: torch.Tensor
     claimed: torch.Tensor
     heard: torch.Tensor
+
+
+@contextmanager
+def every_row(args: Any) -> Iterator[None]:
+    """Predictions of all rows, in their order, as one array, whatever evaluation during training is set to."""
+    whole = {"train_sampling_strategy": "random", "prediction_loss_only": False, "eval_do_concat_batches": True,
+             "dataloader_drop_last": False}  # fmt: skip
+    given = {name: getattr(args, name) for name in whole}
+    vars(args).update(whole)
+    try:
+        yield
+    finally:
+        vars(args).update(given)
 
 
 def _said(trainer: Any, rows: Dataset, num_classes: int, weights: torch.Tensor) -> _Said:
@@ -288,7 +299,6 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
         "label": probabilities.argmax(1),
         "confidence": probabilities.max(1),
         "probabilities": list(probabilities),
-        "trust": pa.StructArray.from_arrays(trust, [sources[k] for k in spoken]),
     }
     named = ClassLabel(names=list(classes))
     features: dict[str, Any] = {
@@ -297,8 +307,10 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
         "label": named,
         "confidence": Value("float32"),
         "probabilities": List(Value("float32")),
-        "trust": {sources[k]: Value("float32") for k in spoken},
     }
+    if spoken:  # else no weights were kept (log_weights=False)
+        table["trust"] = pa.StructArray.from_arrays(trust, [sources[k] for k in spoken])
+        features["trust"] = {sources[k]: Value("float32") for k in spoken}
     if any(len(votes) for votes in rows["votes"][:1]):
         table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
     for column, kept in BEFORE.items():

@@ -23,6 +23,7 @@ from amal_hf.run_folder.corrected import (
     clean_predictions,
     corpus_of,
     count_clean,
+    every_row,
     list_suspects,
 )
 
@@ -46,7 +47,10 @@ def write_run(
     Returns:
         the metrics of the selection rows and of the test rows, where there are any.
     """
-    metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
+    trainer.weigher.history.flush(trainer.state.global_step, trainer.state.epoch)
+    with every_row(trainer.args):
+        found = {name: trainer.predict(parts[name]).metrics for name in ("selection", "test") if name in parts}
+    metrics = {name: _plain(each) for name, each in found.items()}
     explained = annotate_rows(trainer)  # every process predicts its share
     name, leads = Path(trainer.args.output_dir).name, trainer.is_world_process_zero()
     with parts_of_run(trainer.args.output_dir, command, leads, trainer.accelerator.wait_for_everyone) as run_dir:
