@@ -63,8 +63,8 @@ def as_rows(argument: str, split: Any) -> Any:
     again = [{name: _plain(value) for name, value in split[i].items()} for i in range(min(len(split), 8))]
     if again != rows[:8]:
         raise ValueError(
-            f"`{argument}`: expected rows that are the same at every reading, since each keeps its weights; found others "
-            "at a second one. Augment in `data_collator`, or once, with datasets' map."
+            f"`{argument}`: expected rows that are the same at every reading, since each keeps its weights; found "
+            "others at a second one. Augment in `data_collator`, or once, with datasets' map."
         )
     made = Dataset.from_list(rows)
     if isinstance(split, Dataset):

@@ -37,8 +37,8 @@ def encode_rows(
     *,
     bf16: bool = False,
     layers: Sequence[int] = (-1,),
-) -> tuple[Tensor, Tensor]:
-    """Features `[N, H]` of unit length, float32, on the CPU; and whether a row has a text, bool `[N]`.
+) -> Tensor:
+    """Features `[N, H]` of unit length, float32, on the CPU.
 
     A row's features are the mean of its tokens' hidden states and owe nothing to the rows beside it. A row without text
     (null, empty, blank, or no token but those that the tokenizer adds) has features 0. Every process of a launch reads
@@ -75,7 +75,7 @@ def encode_rows(
         logger.warning(
             f"`{'`, `'.join(text_columns)}`: {int((~there).sum())} of {len(rows)} rows have no text to read."
         )
-    return features, there
+    return features
 
 
 def get_encoder(model: nn.Module) -> nn.Module:

@@ -36,6 +36,11 @@ _LONG = 320  # characters of a text shown before it folds
 _MOST_FUNCTIONS = 40  # labeling functions with rows on the page; the others' are in trust_rows.jsonl
 _MOST_DISAGREEMENTS = 30  # rows on the page where teacher and label disagree; all are in disagreements.jsonl
 _MOST_ALONE = 16  # sources drawn one by one; above, groups
+ADDED = {
+    "probe": "what the student's encoder, before training, makes of a row from the clean rows alone",
+    "clean": "the clean rows themselves, which are trained on besides and are none of the rows counted here",
+}
+"""Sources that method "denoise" adds, and what they are."""
 _SCORES = {
     "accuracy": ("accuracy", max),
     "macro_f1": ("macro-F1", max),
@@ -87,6 +92,10 @@ def render_page(run: Run) -> str:
         table=_table(groups, grouped, alone),
         top=limits(run.weights)[1],
         time=_figures.over_time(run, groups),
+        steps=len(run.history.get("step", ())),
+        explained=[
+            (name, ADDED[name]) for name in run.sources if name in ADDED and run.about.get("method") == "denoise"
+        ],
         by_class=_figures.by_class(run, groups, classes) if classes.shown else None,
         majority=_figures.with_majority(run, alone if len(alone) <= _MOST_ALONE else grouped),
         truth=_figures.right_and_wrong(run),
@@ -153,11 +162,11 @@ def _row(run: Run, i: int) -> dict[str, Any]:
         "label": run.class_name(label),
         "truth": run.class_name(columns["true_label"]),
         "label_right": columns["true_label"] == label,
-        "votes": [(run.class_name(c), n, c != label) for c, n in votes.most_common()],
+        "votes": [(run.class_name(c), n, NONE not in (c, label) and c != label) for c, n in votes.most_common()],
         "teacher": run.class_name(columns["teacher"]),
-        "teacher_differs": columns["teacher"] != label,
+        "teacher_differs": label > NONE and columns["teacher"] != label,
         "student": run.class_name(columns["student"]),
-        "student_differs": columns["student"] != label,
+        "student_differs": label > NONE and columns["student"] != label,
         "confidence": confidence if columns["student"] > NONE else None,
         "weight": float(run.weights[i, run.primary]),
         "disagree": disagreeing([label, columns["teacher"], *votes]),

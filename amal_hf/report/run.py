@@ -27,7 +27,8 @@ class Run:
         history, metrics: `history.json` and `metrics.json`; empty if absent.
         rows: the saved training rows, N of them; texts are read from here, a few at a time.
         weights: λ, `[N, K]`; NaN where the mask is False.
-        mask: True where the source says something about the row, `[N, K]`.
+        speaks: True where the source says something about the row, `[N, K]`.
+        mask: True where it does and the row was visited, `[N, K]`.
         said: the class each source asserts, `[N, K]`; -1 where it names none.
         votes: one class per labeling function, `[N, M]`; -1 abstains.
         asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function, `teachers/j`
@@ -43,6 +44,7 @@ class Run:
     metrics: dict[str, Any]
     rows: Dataset
     weights: np.ndarray
+    speaks: np.ndarray
     mask: np.ndarray
     said: np.ndarray
     votes: np.ndarray
@@ -104,7 +106,7 @@ def read_run(run_dir: str | Path) -> Run:
                 f"`rows`: expected {width} {name} per row, one per source in run.json, found {matrix.shape[1]}. "
                 "Write rows/ and run.json from the same run."
             )
-    mask &= np.isfinite(weights)
+    speaks, mask = mask, mask & np.isfinite(weights)
     votes = _wide(table, "votes", NONE, np.int64)
     heard = _opinions(table)
     columns = {name: _classes(table, name) for name in _NAMED}
@@ -115,6 +117,7 @@ def read_run(run_dir: str | Path) -> Run:
         metrics=_object(folder / "metrics.json"),
         rows=rows,
         weights=np.where(mask, weights, np.nan),
+        speaks=speaks,
         mask=mask,
         said=np.where(mask, _said(about["sources"], asserts, columns, votes, heard["teachers"]), NONE),
         votes=votes,

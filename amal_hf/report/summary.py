@@ -93,7 +93,7 @@ def trust(run: Run, group: Group, classes: Classes) -> Trust:
     same, both = agreement(run, group, "majority")
     return Trust(
         group=group,
-        coverage=float(mask.mean()),
+        coverage=float(run.speaks[:, columns].mean()),
         mean=mean(weights[mask]),
         with_student=_share(said, run.columns["student"]),
         with_majority=_share(said, run.columns["majority"]),
@@ -133,7 +133,9 @@ def limits(weights: np.ndarray) -> tuple[float, float]:
 
 
 def least_trusted(run: Run, count: int = 50) -> np.ndarray:
-    """Positions of the rows where the primary source speaks, least λ first."""
+    """Positions of the rows where the primary source speaks, least λ first; none where no label is a source."""
+    if run.about.get("primary") is None and (run.columns["label"] == NONE).all():
+        return np.empty(0, int)  # the first of many functions is nobody's label
     weight = run.weights[:, run.primary]
     spoken = np.flatnonzero(run.mask[:, run.primary])
     return spoken[np.argsort(weight[spoken], kind="stable")][:count]

@@ -56,7 +56,7 @@ def annotate_rows(trainer: Any) -> Dataset:
     probs = _probabilities(trainer, tokens)
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
     said = _said(trainer, tokens, probs.shape[-1], torch.nan_to_num(weights))
-    mask = said.mask & ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
+    weights = torch.where(said.mask, weights, 0.0)  # NaN: a row that no batch held (max_steps) has none to show
     shown = [
         rows[c] for c in trainer.args.text_columns if c in rows.column_names
     ]  # none beside tokens: no text is kept
@@ -70,8 +70,8 @@ def annotate_rows(trainer: Any) -> Dataset:
         "teacher": _argmax(said.heard.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
-        "weights": torch.nan_to_num(weights).tolist(),
-        "mask": mask.tolist(),
+        "weights": weights.tolist(),
+        "mask": said.mask.tolist(),
     }
     for name, loss in trainer.stack.losses.items():
         named = said.named[:, trainer.stack.slices[name]]
@@ -287,7 +287,8 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
     """The rows of a run as a corpus; every column has a type, also where nothing was said."""
     read = rows.with_format("numpy")
     probabilities = np.asarray(read["corrected"][:], dtype=np.float32)
-    weights, mask = np.asarray(read["weights"][:], np.float32), np.asarray(read["mask"][:])
+    weights = np.asarray(read["weights"][:], np.float32)
+    mask = np.asarray(read["mask"][:]) & np.isfinite(weights)
     spoken = [k for k in range(len(sources)) if mask[:, k].any()]
     trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
     texts = {"text": "text"} | {c.removeprefix(f"{TEXT}/"): c for c in rows.column_names if c.startswith(f"{TEXT}/")}

@@ -16,6 +16,7 @@ from amal_hf._types import LABELS
 from amal_hf.data.columns import weights_dataset
 from amal_hf.denoising import PROBE
 from amal_hf.losses import Distillation, LabelingFunctions, MajorityVote
+from amal_hf.model_card import add_scores
 from amal_hf.report import write_report, write_teacher_table, write_trust_table
 from amal_hf.run_folder.corrected import (
     annotate_rows,
@@ -60,6 +61,7 @@ def write_run(
             given, trainer.args.output_dir = trainer.args.output_dir, str(run_dir)
             try:  # the card is written where the arguments say
                 trainer.create_model_card(model_name=name, tasks="text-classification")
+                add_scores(run_dir / "README.md", metrics)
             finally:
                 trainer.args.output_dir = given
     if trainer.args.push_to_hub:
@@ -126,6 +128,7 @@ def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dic
         "method": args.method,
         "config": json.loads(args.describe()),
         "data": {name: len(part) for name, part in parts.items()},
+        "epoch": len(trainer.train_dataset),
         "versions": {p: importlib.metadata.version(p) for p in packages},
         "seed": args.seed,
         "seconds": seconds,

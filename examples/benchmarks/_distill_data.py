@@ -159,7 +159,7 @@ def _features(rows: Dataset, settings: Settings) -> np.ndarray:
     if torch.cuda.is_available():
         model.cuda()
     tokenizer = AutoTokenizer.from_pretrained(default_model())
-    return encode_rows(model, tokenizer, rows, ["text"], settings.max_length, bf16=settings.bf16)[0].numpy()
+    return encode_rows(model, tokenizer, rows, ["text"], settings.max_length, bf16=settings.bf16).numpy()
 
 
 def _quality(features: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -24,9 +24,9 @@ from transformers import AutoTokenizer, Trainer, TrainingArguments, set_seed
 
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, classification_metrics
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.data.tokens import tokenized
 from amal_hf.data.load import load_splits
 from amal_hf.data.split import hold_out
+from amal_hf.data.tokens import tokenized
 
 METHODS: dict[str, dict[str, Any]] = {
     "label only": {"method": "fixed", "mixing_start": [1.0, 0.0]},

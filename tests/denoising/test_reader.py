@@ -42,6 +42,12 @@ CONFIGS = {
 }  # fmt: skip
 
 
+def read(*given, **settings):
+    """Features, and which rows have any."""
+    features = encode_rows(*given, **settings)
+    return features, features.any(1)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
@@ -83,7 +89,7 @@ def alone(encoder: nn.Module, tokenizer, texts, **asked) -> torch.Tensor:
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "funnel"])
 def test_features_are_those_of_the_text_alone(name, pad):
     model, tokenizer = build(name), make_tokenizer(pad, padding_side="left")
-    features, there = encode_rows(model, tokenizer, rows_of(TEXTS))
+    features, there = read(model, tokenizer, rows_of(TEXTS))
     assert there.all() and features.dtype == torch.float32
     torch.testing.assert_close(features, alone(get_encoder(model), tokenizer, TEXTS), rtol=0, atol=2e-5)
     assert (features[0] - features[3]).norm() > 1e-3, "the features tell nothing apart"
@@ -93,16 +99,16 @@ def test_features_are_those_of_the_text_alone(name, pad):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "funnel", "xlnet"])
 def test_features_do_not_depend_on_the_other_rows(name):
     model, tokenizer = build(name), make_tokenizer()
-    whole, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+    whole, _ = read(model, tokenizer, rows_of(TEXTS))
     for order in ([7, 1], [1, 6, 0], [3]):
-        part, _ = encode_rows(model, tokenizer, rows_of([TEXTS[i] for i in order]))
+        part, _ = read(model, tokenizer, rows_of([TEXTS[i] for i in order]))
         torch.testing.assert_close(part, whole[order], rtol=0, atol=2e-5)
 
 
 def test_states_for_other_positions_than_the_tokens():
     """Funnel pools them; it can read no text of four tokens."""
     model, tokenizer, long = build("funnel"), make_tokenizer(), [" ".join(TEXTS[2:]), " ".join(TEXTS[:4] * 2)]
-    features, there = encode_rows(model, tokenizer, rows_of([*TEXTS, *long]))
+    features, there = read(model, tokenizer, rows_of([*TEXTS, *long]))
     assert there.all() and features.isfinite().all()
     torch.testing.assert_close(features[-2:], alone(model.funnel, tokenizer, long), rtol=0, atol=2e-5)
 
@@ -112,10 +118,10 @@ def test_adapters_are_read(name):
     targets = {"bert": ["query"], "roberta": ["query"], "gpt2": ["c_attn"], "t5": ["q"]}[name]
     lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=targets, init_lora_weights=False)
     model, tokenizer = get_peft_model(build(name), lora), make_tokenizer()
-    features, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+    features, _ = read(model, tokenizer, rows_of(TEXTS))
     torch.testing.assert_close(features, alone(get_encoder(model), tokenizer, TEXTS), rtol=0, atol=2e-5)
     with model.disable_adapter():
-        without, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+        without, _ = read(model, tokenizer, rows_of(TEXTS))
     assert (features - without).norm() > 1e-2
     assert features.shape == (len(TEXTS), 16)
 
@@ -125,7 +131,7 @@ def test_a_learned_prompt_is_left_out(kind):
     """Its tokens are no part of the text, and have no place in its mask."""
     torch.manual_seed(0)
     model = get_peft_model(plain := build("bert"), kind(task_type=TaskType.SEQ_CLS, num_virtual_tokens=3))
-    features, _ = encode_rows(model, make_tokenizer(), rows_of(TEXTS))
+    features, _ = read(model, make_tokenizer(), rows_of(TEXTS))
     torch.testing.assert_close(features, alone(plain.bert, make_tokenizer(), TEXTS), rtol=0, atol=2e-5)
 
 
@@ -133,13 +139,13 @@ def test_a_learned_prompt_is_left_out(kind):
 @pytest.mark.parametrize("name", ["bert", "gpt2", "funnel"])
 def test_rows_without_text_are_zero_and_told(name, special):
     texts = ["alpha beta", "", None, "   ", "\u200b"[:0], "gamma", "\n\t"]
-    features, there = encode_rows(build(name), make_tokenizer(special=special), rows_of(texts))
+    features, there = read(build(name), make_tokenizer(special=special), rows_of(texts))
     assert there.tolist() == [True, False, False, False, False, True, False]
     assert features.isfinite().all() and not features[~there].any()
     torch.testing.assert_close(features[there].norm(dim=1), torch.ones(2))
-    features, there = encode_rows(build(name), make_tokenizer(special=special), rows_of([None, None]))
+    features, there = read(build(name), make_tokenizer(special=special), rows_of([None, None]))
     assert features.shape == (2, 16) and not features.any() and not there.any()
-    assert encode_rows(build(name), make_tokenizer(), rows_of([]).cast_column("text", rows_of(["a"]).features["text"]))[
+    assert read(build(name), make_tokenizer(), rows_of([]).cast_column("text", rows_of(["a"]).features["text"]))[
         0
     ].shape == (0, 16)
 
@@ -148,8 +154,8 @@ def test_rows_in_tokens_are_read_as_they_are():
     model, tokenizer = build("bert"), make_tokenizer()
     texts = [*TEXTS, ""]
     tokens = Dataset.from_dict(dict(tokenizer(texts)))
-    features, there = encode_rows(model, tokenizer, tokens)
-    expected, told = encode_rows(model, tokenizer, rows_of(texts))
+    features, there = read(model, tokenizer, tokens)
+    expected, told = read(model, tokenizer, rows_of(texts))
     assert torch.equal(there, told) and not there[-1]
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
 
@@ -157,7 +163,7 @@ def test_rows_in_tokens_are_read_as_they_are():
 def test_pairs_are_read_as_pairs():
     model, tokenizer = build("bert"), make_tokenizer()
     pairs = Dataset.from_dict({"one": ["alpha", "alpha", None], "two": ["beta gamma", None, None]})
-    features, there = encode_rows(model, tokenizer, pairs, ("one", "two"))
+    features, there = read(model, tokenizer, pairs, ("one", "two"))
     assert there.tolist() == [True, True, False]
     ids = tokenizer("alpha", "beta gamma", return_tensors="pt")
     model.eval()
@@ -168,16 +174,16 @@ def test_pairs_are_read_as_pairs():
 @pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.05), (torch.float16, 0.01), (torch.float64, 1e-5)])
 def test_half_precision_weights(dtype, near):
     model = build("bert")
-    exact, _ = encode_rows(model, make_tokenizer(), rows_of(TEXTS))
-    features, there = encode_rows(model.to(dtype), make_tokenizer(), rows_of(TEXTS))
+    exact, _ = read(model, make_tokenizer(), rows_of(TEXTS))
+    features, there = read(model.to(dtype), make_tokenizer(), rows_of(TEXTS))
     assert features.dtype == torch.float32 and there.all()
     assert (features - exact).norm(dim=1).max() < near
 
 
 def test_under_autocast():
     model = build("bert")
-    exact, _ = encode_rows(model, make_tokenizer(), rows_of(TEXTS))
-    features, _ = encode_rows(model, make_tokenizer(), rows_of(TEXTS), bf16=True)
+    exact, _ = read(model, make_tokenizer(), rows_of(TEXTS))
+    features, _ = read(model, make_tokenizer(), rows_of(TEXTS), bf16=True)
     assert 0 < (features - exact).norm(dim=1).max() < 0.05
 
 
@@ -185,25 +191,25 @@ def test_what_overflows_is_no_number_of_ours():
     model = build("bert").half()
     with torch.no_grad():
         model.bert.encoder.layer[-1].output.LayerNorm.weight.fill_(6e4)
-    features, there = encode_rows(model, make_tokenizer(), rows_of(TEXTS))
+    features, there = read(model, make_tokenizer(), rows_of(TEXTS))
     assert features.isfinite().all() and not there.all() and not features[~there].any()
 
 
 def test_a_text_longer_than_the_positions_is_cut():
     for name in ("bert", "roberta", "gpt2"):
-        features, there = encode_rows(build(name), make_tokenizer(), rows_of(["alpha " * 50, "alpha"]), max_length=512)
+        features, there = read(build(name), make_tokenizer(), rows_of(["alpha " * 50, "alpha"]), max_length=512)
         assert there.all() and features.isfinite().all()
 
 
 def test_layers_stand_side_by_side():
     model, tokenizer = build("bert"), make_tokenizer()
-    features, _ = encode_rows(model, tokenizer, rows_of(TEXTS), layers=(1, 2))
-    last, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+    features, _ = read(model, tokenizer, rows_of(TEXTS), layers=(1, 2))
+    last, _ = read(model, tokenizer, rows_of(TEXTS))
     assert features.shape == (len(TEXTS), 32)
     torch.testing.assert_close(features[:, 16:] * 2**0.5, last, rtol=0, atol=1e-6)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(TEXTS)))
     with pytest.raises(ValueError, match=r"`layers`: expected numbers from 0 \(embeddings\) to 2"):
-        encode_rows(model, tokenizer, rows_of(TEXTS), layers=(7,))
+        read(model, tokenizer, rows_of(TEXTS), layers=(7,))
 
 
 class Own(nn.Module):
@@ -229,7 +235,7 @@ RETURNS = {
 @pytest.mark.parametrize("returns", RETURNS)
 def test_a_module_of_the_users(returns):
     model, tokenizer = Own(RETURNS[returns]), make_tokenizer()
-    features, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+    features, _ = read(model, tokenizer, rows_of(TEXTS))
     expected = [F.normalize(model.embed(torch.tensor(tokenizer(t)["input_ids"])).mean(0), dim=0) for t in TEXTS]
     torch.testing.assert_close(features, torch.stack(expected).detach(), rtol=0, atol=1e-6)
 
@@ -237,7 +243,7 @@ def test_a_module_of_the_users(returns):
 @pytest.mark.parametrize("returns", [lambda s: s.mean(1), lambda s: {"logits": s.mean(1)}, lambda s: (s.mean(1),)])
 def test_a_module_without_hidden_states_is_refused(returns):
     with pytest.raises(ValueError, match=r"`model`: expected hidden states \[N, T, H\] from Own, found .*AutoModel"):
-        encode_rows(Own(returns), make_tokenizer(), rows_of(TEXTS))
+        read(Own(returns), make_tokenizer(), rows_of(TEXTS))
 
 
 def test_a_module_around_an_encoder():
@@ -247,5 +253,5 @@ def test_a_module_around_an_encoder():
             self.inner = nn.ModuleDict({"student": build("bert")})
 
     model, tokenizer = Around(), make_tokenizer()
-    features, _ = encode_rows(model, tokenizer, rows_of(TEXTS))
+    features, _ = read(model, tokenizer, rows_of(TEXTS))
     torch.testing.assert_close(features, alone(model.inner["student"].bert, tokenizer, TEXTS), rtol=0, atol=2e-5)

@@ -108,7 +108,7 @@ def test_sources_are_called_by_their_functions(run_dir):
     assert run["data"] == {"train": 60, "test": 30, "clean": 24}
     assert run["asserts"]["probe"] == "probe" and run["asserts"]["clean"] is None and run["primary"] is None
     assert set(json.loads((run_dir / "metrics.json").read_text())) == {"test"}
-    assert "The 50 rows whose" in (run_dir / "report.html").read_text()
+    assert "No label is a source of this run" in (run_dir / "report.html").read_text()
 
 
 def test_functions_without_names_are_numbered(tmp_path, model):
