@@ -102,8 +102,8 @@ def classes(where: str, found: Any, num_classes: int) -> None:
     if not (isinstance(found, tuple) and found[0] >= 0 and found[1] < num_classes):
         told = f"{found[0]} to {found[1]}" if isinstance(found, tuple) else f"values of type {found}"
         raise ValueError(
-            f"{where}: expected classes 0 to {num_classes - 1}, found {told}. Encode names with "
-            "`class_encode_column`, mark a missing label with None, and check the model's `num_labels`."
+            f"{where}: expected classes 0 to {num_classes - 1}, found {told}. Pass answers that are names as "
+            "`Annotators([...])`, mark a missing label with None, and check the model's `num_labels`."
         )
 
 

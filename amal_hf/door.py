@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, set_seed
 
 from amal_hf import _checks
 from amal_hf.config import AMALConfig
-from amal_hf.data.classes import infer_classes, name_classes
+from amal_hf.data.classes import has_negative, infer_classes, name_classes
 from amal_hf.data.columns import label_column
 from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
 from amal_hf.losses import Distillation, LabelingFunctions
@@ -117,9 +117,12 @@ def in_classes(split: Any, classes: list[str] | None) -> Any:
     """
     if isinstance(split, dict):
         return {name: in_classes(each, classes) for name, each in split.items()}
-    if classes is None or not isinstance(split, Dataset) or label_column(split) is None or not _is_text(split):
+    if classes is None or not isinstance(split, Dataset) or label_column(split) is None:
         return split
     column = str(label_column(split))
+    hubs = isinstance(split.features[column], ClassLabel) and has_negative(split, column)  # -1: no label
+    if not _is_text(split) and not hubs:
+        return split
     return name_classes(DatasetDict({"rows": split}), column, classes)["rows"]
 
 

@@ -138,7 +138,7 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[Any] | None
     feature, forgiven = ClassLabel(names=reader.names), Counter[str]()
     named = {}
     for name, split in holding.items():
-        if split.features[column] == feature and not _negative(split, column):
+        if split.features[column] == feature and not has_negative(split, column):
             named[name] = split
             continue
         places, texts = answers(split, column, name)
@@ -272,7 +272,7 @@ def _replaced(split: Dataset, column: str, values: pa.Array, feature: Any) -> Da
     return concatenate_datasets([rest, made], axis=1).select_columns(split.column_names)
 
 
-def _negative(split: Dataset, column: str) -> bool:
+def has_negative(split: Dataset, column: str) -> bool:
     """Whether a `ClassLabel` column holds the Hub's -1 for a missing label."""
     least = pc.min(split.select_columns([column]).with_format("arrow")[:].column(0)).as_py()
     return least is not None and least < 0
