@@ -75,7 +75,8 @@ def as_code(name: str) -> str:
     """
     text = " ".join(name.split()).replace("|", "\\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{text}{fence}"
+    room = " " * (text[:1] == "`" or text[-1:] == "`")
+    return f"{fence}{room}{text}{room}{fence}"
 
 
 def _described(config: Any) -> str:
