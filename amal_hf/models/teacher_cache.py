@@ -101,6 +101,10 @@ class Reader:
             getattr(model.config, "max_position_embeddings", None) or reading.max_length,
         )
         self.pad = DataCollatorWithPadding(tokenizer)
+        self.alone = tokenizer.pad_token_id is None  # many decoders: each row is read by itself, nothing is padded
+        config: Any = model.config
+        if getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = tokenizer.pad_token_id
         counted = {LENGTH: Value("int32"), ROW: Value("int64")}
         self.token_features = Features({name: List(Value("int64")) for name in self.inputs} | counted)
         self.features = Features({kind: KINDS[kind] for kind in reading.kinds})
@@ -124,8 +128,10 @@ class Reader:
         asked = [i for i, length in enumerate(rows[LENGTH]) if length]
         columns: dict[str, list[Any]] = {kind: [None] * len(rows[LENGTH]) for kind in self.reading.kinds}
         if asked:
-            padded = self.pad([{name: rows[name][i] for name in self.inputs} for i in asked]).to(self.device)
-            found = self._columns(dict(padded))
+            given = [{name: rows[name][i] for name in self.inputs} for i in asked]
+            parts = [[row] for row in given] if self.alone else [given]
+            read = [self._columns(self._padded(part)) for part in parts]
+            found = {kind: torch.cat([part[kind] for part in read]) for kind in read[0]}
             broken = (~found[LOGITS].isfinite().all(1)).nonzero().flatten().tolist()
             if broken:
                 raise ValueError(
@@ -137,6 +143,11 @@ class Reader:
                 for i, value in zip(asked, values.numpy(), strict=True):
                     columns[kind][i] = value
         return columns
+
+    def _padded(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        if self.alone:
+            return {name: torch.tensor([row[name] for row in rows], device=self.device) for name in self.inputs}
+        return dict(self.pad(rows).to(self.device))
 
     def _columns(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         kinds, layers = self.reading.kinds, self.reading.layers

@@ -67,7 +67,7 @@ def annotate_rows(trainer: Any) -> Dataset:
         "label": [-1] * len(rows),
         "majority": _argmax(said.counted),
         "votes": [[] for _ in text],
-        "teacher": _argmax(said.heard.sum(1)),
+        "teacher": _argmax(said.teachers.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
         "weights": weights.tolist(),
@@ -81,7 +81,7 @@ def annotate_rows(trainer: Any) -> Dataset:
             columns["probe"] = named[:, 0].tolist()
         elif isinstance(loss, LabelingFunctions):
             columns["votes"] = named.tolist()
-    columns |= _opinions(said.heard)
+    columns |= _opinions(said.teachers)
     if len(shown) > 1:
         columns |= {f"{TEXT}/{c}": rows[c][:] for c in trainer.args.text_columns if c in rows.column_names}
     there = LOG_POSTERIOR in rows.column_names
@@ -136,14 +136,14 @@ class _Said(NamedTuple):
         mask: where each speaks, `[N, K]`.
         named: the class it names, `[N, K]`; -1 none.
         counted, claimed: Σ_k q_ik and Σ_k λ_ik q_ik, `[N, C]`.
-        heard: the teachers' distributions, `[N, T, C]`.
+        teachers: their distributions, `[N, T, C]`.
     """
 
     mask: torch.Tensor
     named: torch.Tensor
     counted: torch.Tensor
     claimed: torch.Tensor
-    heard: torch.Tensor
+    teachers: torch.Tensor
 
 
 @contextmanager

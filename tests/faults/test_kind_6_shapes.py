@@ -23,6 +23,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
+from transformers import GPT2Config, GPT2ForSequenceClassification
+
+from amal_hf.models import TeachConfig, teach
 
 SHORT = {"num_train_epochs": 1, "logging_steps": 1}
 
@@ -82,6 +85,30 @@ def test_rows_that_are_no_mappings(build):
 
     with pytest.raises(ValueError, match="`train_dataset`: expected rows that are mappings from columns, found tuple"):
         build(train_dataset=Pairs(planted.make_rows(8)))
+
+
+@pytest.mark.parametrize("padding", ["left", "right", None])
+def test_a_decoder_teaches_the_same_in_any_batch(padding, tmp_path):
+    """Against each text alone, unpadded; where there is no padding token, too."""
+    planted.set_seed(0)
+    config = GPT2Config(
+        vocab_size=len(planted.VOCABULARY), n_positions=32, n_embd=16, n_layer=2, n_head=2, num_labels=3,
+        pad_token_id=0 if padding else None, initializer_range=0.5,
+    )  # fmt: skip
+    model, tokenizer = GPT2ForSequenceClassification(config).eval(), planted.make_tokenizer()
+    model.save_pretrained(tmp_path / "t")
+    rows = planted.make_rows(12, tokens=False).select_columns(["text"])
+    with torch.no_grad():
+        alone = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in rows["text"]])
+    if padding:
+        tokenizer.padding_side = padding
+    else:
+        tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "t")
+    for size in (1, 5):
+        asked = TeachConfig(cache_dir=str(tmp_path / f"c{size}"), use_cpu=True, label_column="", batch_size=size)
+        found = torch.tensor(teach(rows, [str(tmp_path / "t")], asked)["teacher_logits"][:])
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
 
 
 class LossFirst(nn.Module):
