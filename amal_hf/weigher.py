@@ -66,7 +66,7 @@ class Weigher:
 
     def look_ahead_by(self, lookahead: Lookahead) -> None:
         """From here on the clean rows are asked by this lookahead."""
-        self.lookahead = lookahead
+        self.lookahead, lookahead.sources = lookahead, self.stack.names
         lookahead.load_state(self._restored)
 
     def rows(self, inputs: Mapping[str, Tensor], width: int, losses: Tensor | None = None) -> Rows:

@@ -52,9 +52,11 @@ def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Datase
     named = {"clean_split": data.clean_split, "selection_split": data.selection_split, "test_split": data.test_split}
     default = data.test_split == "test" and "test" not in splits
     check_named(splits, {**named, "test_split": ""} if default else named)
-    _checks.columns(
-        "data", splits["train"].column_names, {"label": [data.label_column] if data.train_on_labels else []}
-    )
+    if data.train_on_labels and data.label_column not in splits["train"].column_names:
+        raise ValueError(
+            f"`label_column`: expected {data.label_column!r} in train, whose label is a source, found only "
+            f"{sorted(splits['train'].column_names)}. Name the column, or set train_on_labels: false."
+        )
     loaded, splits = splits, name_classes(splits, data.label_column, data.classes or None)
     labelled = {name: split for name, split in splits.items() if data.label_column in split.column_names}
     if not labelled:

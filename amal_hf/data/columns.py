@@ -116,6 +116,10 @@ def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: i
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
         _checks.numbers(where, said.type, whole=True)
         _checks.equal_width(where, *span(pc.list_value_length(said)))
+        if missing := pc.list_flatten(said).null_count:
+            raise ValueError(
+                f"{where}: expected a vote of every function, found {missing} missing. Write -1 where one abstains."
+            )
         low, high = span(pc.list_flatten(said))
         _checks.votes(column, low, high, num_classes)
         nothing = nothing or (low, high) == (-1, -1)

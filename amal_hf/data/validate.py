@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,7 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
         kinds = (Dataset, type(None)) if name != "train" else (Dataset, IterableDataset, TorchDataset, type(None))
         for one in each.values():
             _checks.of_type(f"{name}_dataset", one, kinds, "one datasets.Dataset", told)
+            _one_label(f"{name}_dataset", getattr(one, "column_names", None) or ())
     settings = args.resolved()
     for name in ("meta_every", "meta_batch_size", "refresh_every", "refresh_repeats", "max_length"):
         _checks.whole(name, getattr(settings, name))
@@ -105,12 +106,16 @@ def first_row(dataset: Any) -> dict[str, Any]:
     example = next(iter(dataset), None) if dataset is not None else None
     if example is None:
         raise ValueError("`train_dataset`: expected at least one row, found none. Pass the rows to train on.")
-    if len(both := [name for name in (LABELS, *LABEL_ALIASES) if name in example]) > 1:
-        raise ValueError(f"`train_dataset`: expected one column of labels, found {both}. Remove or rename the others.")
+    _one_label("train_dataset", example)
     if isinstance(dataset, Dataset):  # where the row misses a value, the first one there is
         missing = [name for name, value in example.items() if value is None]
         example |= {name: next((v for v in dataset[name] if v is not None), None) for name in missing}
     return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
+
+
+def _one_label(argument: str, names: Collection[str]) -> None:
+    if len(both := [name for name in (LABELS, *LABEL_ALIASES) if name in names]) > 1:
+        raise ValueError(f"`{argument}`: expected one column of labels, found {both}. Remove or rename the others.")
 
 
 def check_columns(example: Mapping[str, Any], losses: Mapping[str, Any]) -> None:

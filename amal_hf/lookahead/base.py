@@ -79,6 +79,9 @@ class Lookahead(ABC):
     """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand, and 0
     where no class is to be advised."""
 
+    sources: Sequence[str] = ()
+    """Names of the K sources."""
+
     def capture_features(self) -> AbstractContextManager[Any]:
         """Context in which the training forward runs."""
         return nullcontext()

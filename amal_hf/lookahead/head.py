@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from amal_hf._types import Outputs, Tensors
 from amal_hf.config import AMALConfig
@@ -16,6 +17,8 @@ from amal_hf.lookahead.base import Batch, Encode, Lookahead, MetaSampler, Step, 
 from amal_hf.metagrad import Head, HeadClosedForm, HeadProblem, HeadTap, PureModel
 from amal_hf.metagrad.clean_features import CleanFeatureBank
 from amal_hf.metagrad.tasks import SINGLE_LABEL
+
+logger = logging.get_logger(__name__)
 
 
 class HeadLookahead(Lookahead):
@@ -41,6 +44,7 @@ class HeadLookahead(Lookahead):
         self.lookaheads = torch.zeros((), dtype=torch.long)
         self.inverse_temperature = torch.zeros(())
         self._direction: Tensors | None = None
+        self._told = False
 
     def capture_features(self) -> AbstractContextManager[Any]:
         return self._tap
@@ -99,7 +103,21 @@ class HeadLookahead(Lookahead):
             self.inverse_temperature.fill_(inverse_temperature)
         self._direction = {name: v.to(step.device) for name, v in self._direction.items()}
         judged = self.problem(features.to(step.device), step)
-        return HeadClosedForm().directional(judged, self._direction), length_of(self._direction)
+        along = HeadClosedForm().directional(judged, self._direction)
+        if not self._told and bool(along.any()):
+            self._told = True
+            self._warn_blind(along[:, : step.weights.shape[1]], step.weights)
+        return along, length_of(self._direction)
+
+    def _warn_blind(self, along: Tensor, weights: Tensor) -> None:
+        """Name the sources that say something and have no derivative by the logits: D and λ, `[N, K]`."""
+        blind = ((along == 0).all(0) & (weights != 0).any(0).to(along.device)).nonzero()[:, 0].tolist()
+        if blind:
+            named = [self.sources[k] for k in blind]
+            logger.warning(
+                f"`lookahead_params`: 'head' sees what a loss makes of the logits, and {named} make nothing of them: "
+                "their weights stay where they start. Set lookahead_params='all'."
+            )
 
     def state(self) -> Tensors:
         if self._direction is None:

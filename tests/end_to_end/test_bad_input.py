@@ -230,7 +230,7 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
         lambda b: divide(DatasetDict(train=make_rows(99)), DataConfig(clean_split="clean"), seed=0),
     ),
     "no label column": (
-        "data",
+        "label_column",
         lambda b: divide(DatasetDict(train=make_rows(99).remove_columns("label")), DataConfig(), seed=0),
     ),
     "unknown loss": ("sources.x.loss", lambda b: source_losses(DataConfig(), {"x": {"loss": "hinge"}})),

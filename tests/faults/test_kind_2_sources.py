@@ -3,11 +3,14 @@
 What else the kind lists stands elsewhere:
 
     annotators in every form: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form
+    integers, null rows: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form
+    nobody judges: tests/denoising/test_assertions.py::test_labels_that_no_clean_row_can_judge_are_heard_as_labels
     their majority: tests/denoising/test_assertions.py::test_three_annotators_are_worth_their_majority
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -241,3 +244,96 @@ def test_from_python_and_from_yaml(build, tmp_path):
     truth = planted.make_rows(36, tokens=False)["truth"][:]
     right = [a == b for a, b in zip(trainer.corrected_dataset()["label"], truth, strict=True)]
     assert sum(right) / len(right) > 0.9
+
+
+# ---- what is heard as something else ----
+
+
+@pytest.mark.parametrize("column", ["evidence", "gold", "probe", "log_posterior", "clean"])
+def test_a_column_of_the_user_s_is_nobody_else_s(column, build):
+    """Whatever it is called and holds, it changes nothing where no source reads it."""
+    parts = [planted.make_rows(18, wrong=0.3, tokens=False), planted.make_rows(12, 1, tokens=False)]
+    usual = build({"method": "denoise", "num_train_epochs": 1}, train_dataset=parts[0], clean_dataset=parts[1])
+    usual.train()
+    for made in ("some words", 0.5, [0.1, 0.2, 0.7]):
+        train, clean = (split.add_column(column, [made] * len(split)) for split in parts)
+        other = build({"method": "denoise", "num_train_epochs": 1}, train_dataset=train, clean_dataset=clean)
+        other.train()
+        assert planted.identical(planted.parameters(other), planted.parameters(usual)) == []
+        assert other.given_rows[column][:] == [made] * 18
+
+
+@pytest.mark.parametrize("name", ["probe", "clean"])
+def test_a_source_of_the_user_s_is_not_replaced(name, build):
+    with pytest.raises(ValueError, match=f"`losses`: expected names other than 'probe' and 'clean'.*'{name}'"):
+        build({"method": "denoise"}, losses={name: CrossEntropy()})
+
+
+def squares(outputs, batch):
+    """A penalty that the logits have no part in."""
+    return outputs.hidden_states[-1].pow(2).mean((1, 2))
+
+
+@pytest.mark.parametrize("params", ["head", "all"])
+def test_a_source_that_does_not_read_the_logits_is_said(params, build, caplog):
+    model = planted.make_student()
+    model.config.output_hidden_states = True
+    losses = {"label": CrossEntropy(), "small": squares}
+    settings = {"method": "amal-step", "lookahead_params": params, "num_train_epochs": 1}
+    trainer = build(settings, model=model, losses=losses, train_dataset=planted.make_rows(16, wrong=0.4))
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    assert ("`lookahead_params`: 'head' sees" in caplog.text and "['small']" in caplog.text) == (params == "head")
+    moved = {name: len({*trainer.weights[name][:]}) > 1 for name in ("label", "small")}
+    assert moved == {"label": True, "small": params == "all"}
+
+
+class NeverTrains(torch.nn.Module):
+    """A student whose `train()` keeps eval mode, as people freeze dropout or batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = planted.make_student()
+        self.config = self.inner.config
+
+    def train(self, mode=True):
+        return super().train(False)
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+
+@pytest.mark.parametrize("method", ["fixed", "trust"])
+def test_a_student_that_stays_in_eval_mode_has_all_its_sources(method, build):
+    """There is no dropout: it is the same run, bit for bit, and not that of the labels alone."""
+    usual, odd = build({"method": method}), build({"method": method}, model=NeverTrains())
+    for trainer in (usual, odd):
+        trainer.train()
+    theirs = {name.removeprefix("inner."): p for name, p in planted.parameters(odd).items()}
+    assert planted.identical(theirs, planted.parameters(usual)) == []
+    assert planted.table_of(odd).isfinite().all()
+
+
+@pytest.mark.parametrize("which", ["train_dataset", "clean_dataset", "eval_dataset"])
+def test_two_columns_of_labels_are_refused_in_every_split(which, build):
+    rows = planted.make_rows(12, 2)
+    with pytest.raises(ValueError, match=f"`{which}`: expected one column of labels, found"):
+        build(**{which: rows.add_column("labels", [0] * 12)})
+
+
+def test_a_vote_that_is_missing_in_a_list(build):
+    rows = (
+        planted.make_rows(8).remove_columns("weak_labels").add_column("weak_labels", [[None, 1, 2]] + [[0, 1, 2]] * 7)
+    )
+    with pytest.raises(ValueError, match="column 'weak_labels': expected a vote of every function, found 1 missing"):
+        build(train_dataset=rows, losses=planted.make_losses("rules"))
+
+
+def test_a_forgotten_switch_is_named(tmp_path):
+    """Rows without a label and `train_on_labels` left on: the key stands in the message."""
+    (tmp_path / "data").mkdir()
+    planted.make_rows(9, 1, tokens=False).to_json(tmp_path / "data" / "clean.jsonl")
+    planted.make_rows(9, tokens=False).remove_columns("label").to_json(tmp_path / "data" / "train.jsonl")
+    data = DataConfig(data=str(tmp_path / "data"), votes_column="weak_labels", model="x/y")
+    with pytest.raises(ValueError, match="train_on_labels"):
+        prepare(data, AMALConfig(str(tmp_path / "run")), {})
