@@ -36,12 +36,14 @@ class Known:
             no cross-entropy to a distribution.
         weights: λ `[N, K]`, where it needs nothing of the forward.
         folded: the sources as soft targets, where λ is known.
+        shown: the losses of this step are to be logged.
     """
 
     rows: Rows
     soft: SoftSources | None = None
     weights: Tensor | None = None
     folded: SoftTargets | None = None
+    shown: bool = False
 
 
 class Weigher:
@@ -89,7 +91,7 @@ class Weigher:
         Args:
             batch: rows with the sources' columns.
             width: C, outputs of the model.
-            shown: the losses of this step are to be logged: they are computed then, and λ waits for them.
+            shown: the losses of this step are to be logged: they are computed then, beside what is trained on.
         """
         mask = self.stack.mask(batch)
         nothing, zeros = torch.zeros(len(mask), width, device=mask.device), torch.zeros(mask.shape, device=mask.device)
@@ -98,20 +100,19 @@ class Weigher:
         if PADDING in batch:
             index = index.masked_fill(batch[PADDING].to(index.device), PADDED)
         rows = Rows(index, zeros, mask, targets, class_gradient=nothing, log_posterior=posterior)
-        if shown or self.mixing.reads == "losses":
-            return Known(rows)
+        if self.mixing.reads == "losses":
+            return Known(rows, shown=shown)
         soft = self.stack.soft_sources(batch, width)
         if self.mixing.reads != "columns" or self.mixing.learns:
-            return Known(rows, soft)
+            return Known(rows, soft, shown=shown)
         weights = self.weigh(rows)
-        return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights))
+        return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights), shown=shown)
 
-    def weigh(self, rows: Rows, losses: Tensor | None = None) -> Tensor:
-        """λ as the loss uses it, `[N, K]`; noted in history, with the losses `[N, K]`, and in the running mean."""
+    def weigh(self, rows: Rows) -> Tensor:
+        """λ as the loss uses it, `[N, K]`; noted in history and running mean."""
         weights = self.mixing.weights(rows).detach()
         if self.settings.log_weights:
-            noted = (rows.index, weights, rows.mask) if losses is None else (rows.index, weights, rows.mask, losses)
-            self.history.record(*everyones(self.accelerator, *noted))
+            self.history.record(*everyones(self.accelerator, rows.index, weights, rows.mask))
         if self.settings.normalize == "mean":
             used = self.mixing.used(weights)
             self._mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
@@ -128,18 +129,21 @@ class Weigher:
             known: of the rows before the forward.
             batch: what the lookahead is asked for them; None: nothing.
         """
-        if known.folded is not None:
-            return known.folded(outputs.logits), None
-        losses, rows = None if known.soft is not None else self.stack(outputs, inputs), known.rows
-        if losses is not None:
+        losses, rows = None, known.rows
+        if known.soft is None and known.folded is None:
+            losses = self.stack(outputs, inputs)
             rows = replace(rows, losses=losses.detach().to(rows.losses.device))
+        if known.shown and self.settings.log_weights:
+            shown = self.stack(Outputs(outputs).detached(), inputs) if losses is None else losses.detach()
+            self.history.record_losses(*everyones(self.accelerator, rows.index, shown.to(rows.mask.device), rows.mask))
         if batch is not None:
             rows = self.look_ahead(batch, outputs, rows, inputs)
-        noted = None if losses is None else rows.losses
-        weights = (self.weigh(rows, noted) if known.weights is None else known.weights).to(outputs.logits.device)
-        if losses is None:
-            assert known.soft is not None
+        if known.folded is not None:
+            return known.folded(outputs.logits), None
+        weights = (self.weigh(rows) if known.weights is None else known.weights).to(outputs.logits.device)
+        if known.soft is not None:
             return known.soft.fold(weights)(outputs.logits), None
+        assert losses is not None
         return (weights * losses).sum(1), losses.detach()
 
     def first_of(self, step: int) -> bool:

@@ -64,19 +64,24 @@ class WeightHistory:
         self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
         self.last: Tensor | None = None  # made when there is something to keep
         self.summaries: list[dict[str, Any]] = []
-        self._pending: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._losses: list[tuple[Tensor, Tensor]] = []
         self._unsettled: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def record(self, index: Tensor, weights: Tensor, mask: Tensor, losses: Tensor | None = None) -> None:
-        """Note a batch: positions `[N]`, and weights, mask and, where they were computed, losses `[N, K]`, detached.
+    def record(self, index: Tensor, weights: Tensor, mask: Tensor) -> None:
+        """Note a batch: positions `[N]`, and weights and mask `[N, K]`, detached.
 
         Nothing is computed and no device is waited for until somebody asks, or many batches have come together.
         """
-        self._pending.append((weights, mask, losses))
+        self._pending.append((weights, mask))
         if self._shape is not None:
             self._unsettled.append((index, weights, mask))
             if len(self._unsettled) >= TOGETHER:
                 self._settle()
+
+    def record_losses(self, index: Tensor, losses: Tensor, mask: Tensor) -> None:
+        """Note the losses of a batch and where they apply, `[N, K]`, detached."""
+        self._losses.append((losses, mask))
 
     def _settle(self) -> None:
         """Every row's last weights, of the batches that came since."""
@@ -98,11 +103,10 @@ class WeightHistory:
         the steps that computed it, the mean weight (`weight/label`) and its quantiles (`weight/label/q10`)."""
         if not self._pending:
             return {}
-        weights = torch.cat([weights for weights, _, _ in self._pending]).float().cpu()
-        mask = torch.cat([mask for _, mask, _ in self._pending]).cpu()
-        known = [torch.where(mask, losses, float("nan")) for _, mask, losses in self._pending if losses is not None]
+        weights, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
+        known = [torch.where(mask, losses, float("nan")) for losses, mask in self._losses]
         losses = torch.cat(known).float().cpu() if known else None
-        self._pending = []
+        self._pending, self._losses = [], []
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
@@ -146,7 +150,7 @@ class WeightHistory:
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
-        self.summaries, self._pending, self._unsettled = summaries, [], []
+        self.summaries, self._pending, self._losses, self._unsettled = summaries, [], [], []
         if self._shape is not None and "last_weights" in state:
             self.last_weights().copy_(state["last_weights"])
 

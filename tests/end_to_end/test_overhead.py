@@ -160,6 +160,7 @@ def test_report_says_what_is_missed(module):
     assert "not measured: ModuleNotFoundError: No module" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_million_rows_are_small_and_stream(module):
     overhead = module("overhead")  # a fresh process for each: what a used one frees or loads is not the table's

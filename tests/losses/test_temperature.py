@@ -115,6 +115,7 @@ def test_the_bounds_hold_and_a_step_without_lookahead_moves_nothing():
         assert temperatures.values()["temperature/teacher"] == pytest.approx(bound)
 
 
+@pytest.mark.slow
 def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
     """One teacher is wrong on half of the rows and names the truth second; the other's second choice is never right."""
     rows = torch.arange(400)
