@@ -61,7 +61,7 @@ class Weigher:
 
     @property
     def needs_forward(self) -> bool:
-        """Whether λ depends on what the student says of the batch."""
+        """Whether λ depends on the student's outputs on the batch."""
         return self.mixing.learns or not self.mixing.from_columns
 
     def look_ahead_by(self, lookahead: Lookahead) -> None:
@@ -94,8 +94,8 @@ class Weigher:
         folded = self.stack.fold(batch, width, weights)
         return {WEIGHTS: weights} if folded is None else {TARGETS: folded}
 
-    def hear(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
-        """Ask the clean rows, move the mixing, and return the rows with their class gradient `[N, C]`."""
+    def update(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
+        """The rows with their class gradient `[N, C]`, after the mixing's step on the meta-gradient."""
         assert self.lookahead is not None
         with self.clock:
             asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
@@ -107,7 +107,7 @@ class Weigher:
                 return rows
             along, length = (t.to(step.device) for t in seen)
             if batch.temperatures:
-                self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
+                self.stack.temperatures.accumulate(weights, along, outputs.logits.to(step.device), inputs)
             gradient, class_gradient = split_along(along, length, step, self.settings.mixing_scale)
             scale = self.lookahead.inverse_temperature.to(class_gradient)
             rows = replace(rows, class_gradient=scale * class_gradient)

@@ -81,12 +81,12 @@ class WeightHistory:
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
-            speaks = mask[:, columns].bool()
-            if not speaks.any():
+            covered = mask[:, columns].bool()
+            if not covered.any():
                 continue
-            here = weights[:, columns][speaks]
+            here = weights[:, columns][covered]
             quantiles = torch.quantile(here[:100_000], torch.tensor(QUANTILES)).tolist()
-            logs[f"loss/{name}"] = losses[:, columns][speaks].mean().item()
+            logs[f"loss/{name}"] = losses[:, columns][covered].mean().item()
             logs[f"weight/{name}"] = here.mean().item()
             logs.update({f"weight/{name}/q{round(100 * q)}": v for q, v in zip(QUANTILES, quantiles, strict=True)})
             summary["sources"][name] = [here.mean().item(), *quantiles]

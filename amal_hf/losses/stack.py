@@ -89,7 +89,7 @@ class LossStack:
         return torch.cat([_as_block(loss(outputs, batch)) for loss in self.losses.values()], dim=1)
 
     def mask(self, batch: Batch) -> Tensor:
-        """True where source k says something about row i. Shape `[N, K]`."""
+        """True where source k covers row i. Shape `[N, K]`."""
         return torch.cat([_as_block(loss.mask(batch)) for loss in self.losses.values()], dim=1)
 
     def with_classes(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -111,11 +111,6 @@ class LossStack:
         return torch.cat([*blocks, classes], dim=1)
 
     @property
-    def anywhere(self) -> bool:
-        """Whether all losses read logits and columns alone, on whatever device they are."""
-        return all(loss.anywhere and promised(loss, "anywhere") for loss in self.losses.values())
-
-    @property
     def folds(self) -> bool:
         """Whether every source is a cross-entropy to a class distribution, so that one soft target stands for all."""
         own = all(promised(loss, "soft_target") for loss in self.losses.values())
@@ -131,10 +126,10 @@ class LossStack:
                 return None
             heat, target = found
             target = target.to(weights).reshape(len(weights), -1, num_classes)
-            mine = weights[:, self.slices[name]]
-            by.setdefault(heat, []).append(torch.einsum("nk,nkc->nc", mine, target) * heat**2)
+            own = weights[:, self.slices[name]]
+            by.setdefault(heat, []).append(torch.einsum("nk,nkc->nc", own, target) * heat**2)
             if getattr(loss, "kind", None) == "kl":  # what KL(p ‖ q) has beside the cross-entropy: −H(p)
-                entropy = torch.special.entr(target).sum(-1) * mine
+                entropy = torch.special.entr(target).sum(-1) * own
                 constant -= heat**2 * entropy.sum(-1)
         return SoftTargets({heat: torch.stack(parts).sum(0) for heat, parts in by.items()}, constant)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from amal_hf._files import check_output, replaced_folder
 from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.columns import label_column
-from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
+from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_clean_rows
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
 
@@ -46,7 +46,7 @@ def annotate_rows(trainer: Any) -> Dataset:
     Args:
         trainer: after training.
     """
-    rows = tokens = without_gold(trainer.train_dataset)
+    rows = tokens = without_clean_rows(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
     mask, target = _said(trainer, tokens, probs.shape[-1])
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
