@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, ProgressCallback, set_seed
+from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from amal_hf._files import run_folder, write_json, write_own
+from amal_hf._progress import name_bars
 from amal_hf.commands.train import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.config import AMALConfig
 from amal_hf.corpus import load_corpus
@@ -159,13 +160,7 @@ def _best_alpha(equal: dict[str, Any], mix: Callable[[str, float], dict[str, Any
 
 def quiet(trainer: AMALTrainer) -> None:
     """Keep the progress bars, leave the log lines to the run folder."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Bars)
-
-
-class _Bars(ProgressCallback):
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """The numbers are in `trainer.state.log_history`; the table comes at the end."""
+    name_bars(trainer, logs=False)
 
 
 def format_table(table: list[dict[str, Any]]) -> str:

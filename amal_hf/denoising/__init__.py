@@ -7,9 +7,9 @@ Experts are asked about the class of a row, and the clean rows decide how far ea
 - the **votes**: naive Bayes, each function's precision counted on the clean rows and shrunk towards its overall rate;
 - **teachers**: the logits as they are, and the class each names, counted like a vote;
 - the **pool** of all rows, ridge regression from the same features to what sources assert of the training rows,
-  cross-fitted over rows and over clean rows, asked three times: what these experts and the labels believe of rows alike;
-  what the labels alone assert; and, of each teacher, whether labels and votes believe it there: a teacher that is wrong on
-  a region weighs little in that region;
+  cross-fitted over rows and over clean rows, asked three times: what these experts and the labels believe of rows
+  alike; what the labels alone assert; and, of each teacher, whether labels and votes believe it there: a teacher that
+  is wrong on a region weighs little in that region;
 
 and, of a **label** that may be wrong, how often it is, by EM over all rows. With $E_e$ `[N, C]` the log-odds of
 expert e, the corrected label is

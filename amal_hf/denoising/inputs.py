@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 
 from amal_hf import _checks
+from amal_hf._progress import no_bars
 from amal_hf.data.columns import label_column
 from amal_hf.denoising.assertions import Assertions, read_assertions
 from amal_hf.denoising.prepare import CLEAN_LABEL, PROBE, add_posterior, clean_share, with_clean_rows
@@ -61,7 +62,8 @@ def prepare_rows(trainer: Any) -> Prepared:
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
     votes_only = not sources.labels and not sources.distributions
     share = clean_share(len(clean), len(train), seen, votes_only=votes_only)
-    rows = with_clean_rows(train, judged, labels, num_classes, share)
+    with no_bars():
+        rows = with_clean_rows(train, judged, labels, num_classes, share)
     return Prepared(rows, judged, _levels(trainer.stack, sources, labels, [*ADDED]))
 
 
