@@ -1,4 +1,4 @@
-"""What the processes of a launch tell one another."""
+"""What the processes of a launch exchange: gathered rows and summed tensors."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _gathered(accelerator: Accelerator, index: Tensor, columns: Sequence[Tensor]
     # a position is whole in two float32 numbers, and a row that only pads has no 1 behind them
     place = torch.stack([index.div(2**20, rounding_mode="floor"), index.remainder(2**20), torch.ones_like(index)], 1)
     parts = [t.to(accelerator.device, dtype).reshape(len(t), t.shape[1:].numel()) for t in (place, *columns)]
-    mine = torch.cat(parts, 1)
-    every = accelerator.gather(accelerator.pad_across_processes(mine))
+    own = torch.cat(parts, 1)
+    every = accelerator.gather(accelerator.pad_across_processes(own))
     place, *parts = every[every[:, 2] == 1].split([3, *(c.shape[1:].numel() for c in columns)], dim=1)
     index = (place[:, 0].double() * 2**20 + place[:, 1].double()).long().cpu()
     return [index, *(p.reshape(-1, *c.shape[1:]).to(c) for p, c in zip(parts, columns, strict=True))]

@@ -65,9 +65,9 @@ def _refresh_group(trainer: Any, lookahead: HeadLookahead, batches: list[dict[st
             outputs = PureModel(lookahead.model, trainer.model_inputs(batch), training=False)({})
             features.append(tap.features(outputs.logits))
     group = {name: torch.cat([b[name] for b in batches]) for name in trainer.stack.columns}
-    mine = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
+    own = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
     # every process steps on the rows of all of them, and on the rows that even out the last batch only once
-    index, hidden, *columns = everyones(trainer.accelerator, mine, torch.cat(features), *group.values())
+    index, hidden, *columns = everyones(trainer.accelerator, own, torch.cat(features), *group.values())
     new = ~seen[index] & first_of_each(index)
     seen[index] = True
     index, hidden = index[new], hidden[new.to(hidden.device)]

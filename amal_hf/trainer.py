@@ -30,8 +30,8 @@ from amal_hf.data.columns import (
     weights_dataset,
     with_row_ids,
 )
-from amal_hf.data.validate import check_launch, look_over
-from amal_hf.denoising import LOG_POSTERIOR, without_gold
+from amal_hf.data.validate import check_launch, validate_inputs
+from amal_hf.denoising import LOG_POSTERIOR, without_clean_rows
 from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
 from amal_hf.door import enter, in_classes
 from amal_hf.epoch_schedule import EpochRefresh
@@ -92,7 +92,7 @@ class AMALTrainer(Trainer):
         self._classes, model, tokenizer, losses, named = enter(model, args, losses, named)
         kwargs |= {"processing_class": kwargs.get("processing_class") or tokenizer}
         train_dataset, clean_dataset, eval_dataset = named.values()
-        stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
+        stack, self._example = validate_inputs(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
         self._given_losses, self._given_mixing = stack.losses, mixing
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
@@ -239,7 +239,7 @@ class AMALTrainer(Trainer):
         if not self.args.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
         weights = self.weigher.history.last_weights()
-        rows = len(without_gold(self.train_dataset))  # the user's own; clean rows may stand behind them
+        rows = len(without_clean_rows(self.train_dataset))  # the user's own; clean rows may stand behind them
         return weights_dataset(self.weigher.positions.ids[:rows], weights[:rows], self.stack.names)
 
     def corrected_dataset(self) -> Dataset:

@@ -167,7 +167,7 @@ class Weigher:
                 return rows
             along, length = (t.to(step.device) for t in seen)
             if batch.temperatures:
-                self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
+                self.stack.temperatures.accumulate(weights, along, outputs.logits.to(step.device), inputs)
             gradient, class_gradient = split_along(along, length, step, self.settings.mixing_scale)
             scale = self.lookahead.inverse_temperature.to(class_gradient)
             rows = replace(rows, class_gradient=scale * class_gradient)

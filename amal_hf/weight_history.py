@@ -110,10 +110,10 @@ class WeightHistory:
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
-            speaks = mask[:, columns].bool()
-            if not speaks.any():
+            covered = mask[:, columns].bool()
+            if not covered.any():
                 continue
-            here = weights[:, columns][speaks]
+            here = weights[:, columns][covered]
             quantiles = torch.quantile(here[:100_000], torch.tensor(QUANTILES)).tolist()
             if losses is not None and not (here_losses := losses[:, columns]).isnan().all():
                 logs[f"loss/{name}"] = here_losses.nanmean().item()

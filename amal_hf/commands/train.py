@@ -10,7 +10,9 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from amal_hf import _checks
+from amal_hf._progress import name_bars
 from amal_hf._types import LABELS
+from amal_hf.commands.baseline import check_measured, measure_baseline, random_states_kept
 from amal_hf.commands.settings import ANNOTATORS, DataConfig, source_losses
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import name_classes
@@ -108,6 +110,8 @@ def prepare(
     data = find_models(data)
     losses = source_losses(data, sources)
     parts = check_texts(divide(load_splits(data.data), data, args.seed), args.text_columns)
+    if data.baseline:
+        check_measured(parts)
     if not data.teachers:
         return data, parts, losses
     read = {name + LOGITS for name in data.teacher_names}
@@ -150,7 +154,7 @@ def train_run(
     losses: Mapping[str, Loss],
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
     command: str = "train",
-) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
+) -> tuple[AMALTrainer, dict[str, Any]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
     Where `args.resume_from_checkpoint` names a checkpoint's folder, the run goes on from there.
@@ -177,13 +181,21 @@ def train_run(
         processing_class=tokenizer,
         compute_metrics=classification_metrics,
     )
+    name_bars(trainer)
     prepare(trainer)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data.final_epochs > 0:
         clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
-    return trainer, write_run(trainer, parts, time.perf_counter() - started, command)
+    seconds = time.perf_counter() - started
+    baseline = None
+    if data.baseline:
+        with random_states_kept():
+            set_seed(args.seed)
+            fresh, _ = make_student(data, classes)
+            baseline = measure_baseline(fresh, trainer, parts, losses)
+    return trainer, write_run(trainer, parts, seconds, command, baseline)
 
 
 class _Finishing(AMALTrainer):

@@ -80,9 +80,9 @@ class JointCAGE(TrainerCallback):
 
     def source(self, loss: Loss) -> Loss:
         """`loss`, its posterior column read from θ as it is: `Agreement` is L6, `PosteriorLabel` L3 (on any row)."""
-        return _Heard(loss, self.cage.posterior, self.votes, joint=self)
+        return _Recorded(loss, self.cage.posterior, self.votes, joint=self)
 
-    def hear(self, outputs: Outputs, batch: Batch) -> None:
+    def accumulate(self, outputs: Outputs, batch: Batch) -> None:
         """Keep a batch's votes, gold and logits for the step of θ.
 
         The training forward comes first with a batch; the lookahead's perturbed forwards follow with the same tensors.
@@ -170,7 +170,7 @@ class JointCAGE(TrainerCallback):
 
 
 @dataclass(frozen=True)
-class _Heard(FromVotes):
+class _Recorded(FromVotes):
     """A `FromVotes` that lets a `JointCAGE` see what the student says."""
 
     # law 2, a loss owns no model: bent, because only a source is shown votes, gold and logits of the same rows;
@@ -182,5 +182,5 @@ class _Heard(FromVotes):
         return (self.votes,) if self.joint.gold is None else (self.votes, self.joint.gold)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        self.joint.hear(outputs, batch)
+        self.joint.accumulate(outputs, batch)
         return super().__call__(outputs, batch)

@@ -1,4 +1,4 @@
-"""What a steering is asked and what it answers, for one batch."""
+"""`Lookahead`, the abstract class: D `[N, K + C + J]` of a batch along the clean rows' direction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Encode = Callable[[Sequence[int]], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a steering knows of a training batch before its forward.
+    """A training batch before its forward.
 
     Args:
         inputs: the model's inputs.
@@ -55,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Batch):
-    """What it knows after the forward.
+    """A training batch after its forward.
 
     Args:
         outputs: the training forward's outputs, with their graph.
@@ -78,8 +78,8 @@ class Lookahead(ABC):
     """From a training batch to D `[N, K + C + J]` and the length of v."""
 
     inverse_temperature: Tensor = torch.tensor(4.0)
-    """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand, and 0
-    where no class is to be advised."""
+    """τ, how far the class gradient is believed, in nats; fitted on the clean rows where their features are at hand,
+    and 0 where there is no class gradient."""
 
     def capture_features(self) -> AbstractContextManager[Any]:
         """Context in which the training forward runs."""
@@ -123,7 +123,7 @@ def length_of(direction: Tensors) -> Tensor:
 
 
 def split_along(along: Tensor, length: Tensor, step: Step, scale: str) -> tuple[Tensor, Tensor]:
-    """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
+    """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the class gradient `[N, C]`."""
     widths = step.weights.shape[1], step.outputs.logits.shape[1], step.temperatures
     sources, classes, _ = along.split(widths, dim=1)
     class_gradient = centred_unit(classes).nan_to_num(0.0, 0.0, 0.0)  # a direction that overflowed: no weight moves

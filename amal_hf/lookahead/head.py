@@ -110,7 +110,7 @@ class HeadLookahead(Lookahead):
         kept = {
             "memory": self.clean_features.features,
             "lookaheads": self.lookaheads,
-            "sharpness": self.inverse_temperature,
+            "inverse_temperature": self.inverse_temperature,
         }
         return kept | held
 
@@ -118,6 +118,6 @@ class HeadLookahead(Lookahead):
         if "memory" in state:
             self.clean_features.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
-            self.inverse_temperature.copy_(state["sharpness"])
+            self.inverse_temperature.copy_(state["inverse_temperature"])
             self._direction = {name: state[f"direction/{name}"] for name in self.head.params()}
             self._length = length_of(self._direction)

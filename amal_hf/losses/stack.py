@@ -113,7 +113,7 @@ class LossStack:
         return torch.cat([_as_block(loss(outputs, batch)) for loss in self.losses.values()], dim=1)
 
     def mask(self, batch: Batch) -> Tensor:
-        """True where source k says something about row i. Shape `[N, K]`."""
+        """True where source k covers row i. Shape `[N, K]`."""
         return torch.cat([_as_block(loss.mask(batch)) for loss in self.losses.values()], dim=1)
 
     def with_classes(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -133,11 +133,6 @@ class LossStack:
             blocks.append(_as_block(found))
         classes = expected_tangent(outputs.logits, tangent)[:, None] - tangent
         return torch.cat([*blocks, classes], dim=1)
-
-    @property
-    def anywhere(self) -> bool:
-        """Whether all losses read logits and columns alone, on whatever device they are."""
-        return all(loss.anywhere and promised(loss, "anywhere") for loss in self.losses.values())
 
     @property
     def folds(self) -> bool:

@@ -83,8 +83,8 @@ class Temperatures:
         columns = [_along_log(partial(loss, outputs), loss, batch)[1] for loss in self.losses.values()]
         return torch.stack(columns, 1) if columns else outputs.logits.new_zeros(len(outputs.logits), 0)
 
-    def hear(self, weights: Tensor, along: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Note what a batch says, until the optimizer steps.
+    def accumulate(self, weights: Tensor, along: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Adds a batch's sums, until the optimizer steps.
 
         Args:
             weights: λ, `[N, K]`.
@@ -99,7 +99,7 @@ class Temperatures:
             self._sums[:, j] += (parts.float() @ weights[:, k].detach().float()).cpu()
 
     def commit(self, summed: Callable[[Tensor], Tensor]) -> None:
-        """One step, from what all micro-batches (and, `summed`, all processes) said since the last."""
+        """One step, from the sums of all micro-batches (and, `summed`, of all processes) since the last."""
         if not len(self):
             return
         sums = summed(self._sums).cpu()

@@ -34,7 +34,7 @@ class MetaProblem:
         weights: λ, `[N, K]`.
         losses: params -> `[N, K]`, unreduced, in nats. Deterministic: a loss with dropout must
             replay the same masks at every call.
-        val_loss: params -> scalar, the mean loss on clean meta rows.
+        val_loss: params -> scalar, the mean loss on clean rows.
         lr: the lookahead's step: a number, a dict like `params` (preconditioned), or a `VirtualStep`.
         num_rows: N of (E1) where `weights` holds only this process' or micro-batch's share.
 

@@ -21,7 +21,7 @@ class Rows:
     Args:
         index: position of each row in the training set, `[N]`.
         losses: `[N, K]`, in nats; zeros where λ is asked for before the forward, or reads no losses.
-        mask: `[N, K]`, True where source k says something about row i.
+        mask: `[N, K]`, True where source k covers row i.
         targets: class distribution each source asserts, `[N, K, C]`; zeros where it has none.
         class_gradient: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
             (docs/method.md (E2)), centred over classes, its length τ in nats how far that can be believed;
@@ -61,7 +61,7 @@ class Mixing(ABC):
         """λ, `[N, K]`; 0 where masked."""
 
     def used(self, weights: Tensor) -> Tensor:
-        """What the loss is weighted with, `[N, K]`, of the weights: as they are, unless sources say the same twice."""
+        """λ of the loss, `[N, K]`: the weights as they are, unless sources assert the same twice."""
         return weights
 
     def update(self, rows: Rows, gradient: Tensor) -> None:

@@ -91,7 +91,7 @@ def load_student(
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
     try:
-        with _silent_loading():
+        with _quiet_loading():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 num_labels=len(classes),
@@ -110,15 +110,17 @@ def load_student(
 
 
 @contextlib.contextmanager
-def _silent_loading() -> Iterator[None]:
+def _quiet_loading() -> Iterator[None]:
     """Without the report of weights: layers are cut and heads are new on purpose, and what is not is checked."""
-    told = logging.getLogger("transformers.modeling_utils")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        told.setLevel(before)
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _check_loaded(name: str, model: PreTrainedModel, found: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, load_from_disk
 
+from amal_hf.run_folder.format import check_format
+
 NONE = -1
 """Class index of a source (or a student) that names no class on a row."""
 _NAMED = ("label", "majority", "teacher", "probe", "student", "true_label")
@@ -164,6 +166,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _check_about(about: dict[str, Any]) -> None:
+    check_format(about)
     for name in ("sources", "classes"):
         found = about.get(name)
         if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from amal_hf._files import check_output, replaced_folder
 from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.columns import label_column
-from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
+from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_clean_rows
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
+from amal_hf.run_folder.format import check_format
 
 PARQUET, CSV = "corpus.parquet", "corpus.csv"
 
@@ -46,7 +47,7 @@ def annotate_rows(trainer: Any) -> Dataset:
     Args:
         trainer: after training.
     """
-    rows = tokens = without_gold(trainer.train_dataset)
+    rows = tokens = without_clean_rows(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
     mask, target = _said(trainer, tokens, probs.shape[-1])
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
@@ -220,7 +221,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
     Raises:
         FileNotFoundError: no run in that folder.
-        ValueError: a run of an earlier version, whose rows hold no corrected label.
+        ValueError: a run of another version.
         OSError: a folder that is not there for it alone.
     """
     run_dir = Path(run_dir)
@@ -231,12 +232,8 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
     target = Path(output_dir) if output_dir else run_dir / "denoised"
     check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
     run = json.loads((run_dir / "run.json").read_text())
+    check_format(run)
     rows = load_from_disk(run_dir / "rows")
-    if "corrected" not in rows.column_names:
-        raise ValueError(
-            f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
-            "with this version."
-        )
     corpus = corpus_of(rows, run["sources"], run["classes"])
     with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")

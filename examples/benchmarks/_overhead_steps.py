@@ -29,7 +29,7 @@ from transformers import (
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions
 from amal_hf._types import Tensors
 from amal_hf.commands.train import default_model
-from amal_hf.denoising import GOLD, LOG_POSTERIOR, PROBE
+from amal_hf.denoising import CLEAN_LABEL, LOG_POSTERIOR, PROBE
 from amal_hf.denoising.inputs import ADDED, Prepared
 from amal_hf.losses import LossStack
 from amal_hf.metagrad import (
@@ -84,7 +84,7 @@ class Scene:
                 "weak_labels": draw.integers(-1, CLASSES, (count, 10)),
                 LOG_POSTERIOR: np.log(opinion),
                 PROBE: opinion,
-                GOLD: np.where(np.arange(count) % 4, -100, np.arange(count) // 4 % CLASSES),
+                CLEAN_LABEL: np.where(np.arange(count) % 4, -100, np.arange(count) // 4 % CLASSES),
             }
         )
 
@@ -320,7 +320,7 @@ class Stepper:
         if given.get("method") == "denoise":
             losses = {"rules": LabelingFunctions()}
         else:
-            train = train.remove_columns([LOG_POSTERIOR, PROBE, GOLD, "weak_labels"])
+            train = train.remove_columns([LOG_POSTERIOR, PROBE, CLEAN_LABEL, "weak_labels"])
         if self.row.every:  # lookaheads at even steps, from the first
             given |= {"meta_every": 2, "meta_start": 0.0, "meta_batch_size": meta_batch}
         arguments = AMALConfig(**{**settings, **given})

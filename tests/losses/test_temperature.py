@@ -97,7 +97,7 @@ def test_each_step_follows_the_slope_of_progress_per_length(kind: str):
     expected, start = planted.slope(progress), temperatures.log.clone()
     for rows in (slice(0, 3), slice(3, ROWS)):  # two micro-batches are one
         part = {name: column[rows] for name, column in planted.batch.items()}
-        temperatures.hear(planted.weights[rows], along()[rows], logits[rows], part)
+        temperatures.accumulate(planted.weights[rows], along()[rows], logits[rows], part)
     temperatures.commit(lambda sums: sums)
     assert temperatures.square.sqrt().item() == pytest.approx(abs(expected.item()), rel=1e-4)
     assert torch.allclose(temperatures.log - start, STEP * expected.sign())
@@ -138,7 +138,7 @@ def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
         )
         for _ in range(150):
             along = HeadClosedForm().directional(problem, {"weight": wanted})
-            stack.temperatures.hear(torch.ones(len(rows), 1), along, torch.zeros(len(rows), CLASSES), batch)
+            stack.temperatures.accumulate(torch.ones(len(rows), 1), along, torch.zeros(len(rows), CLASSES), batch)
             stack.temperatures.commit(lambda sums: sums)
         ends[name] = stack.temperatures.values()["temperature/teacher"]
     assert ends["hears"] > 4 and ends["ignores"] < 1
