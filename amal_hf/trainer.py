@@ -106,15 +106,15 @@ class AMALTrainer(Trainer):
             votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
             self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
             self.clean_dataset, self.given_rows = tokens(clean_dataset), splits["train_dataset"]
-            self._prepared: Prepared | None = None
+            self.prepared: Prepared | None = None
             self._training = False
-            self._start_afresh()
+            self.start_afresh()
             if self.settings.refresh == "epoch":
                 self.add_callback(EpochRefresh(self))
 
     # ---- before training: settings, rows, weigher ----
 
-    def _start_afresh(self, training: bool = False) -> None:
+    def start_afresh(self, training: bool = False) -> None:
         """Settings, sources, rows and weigher as at the start of a run: each trial and each retry begins here."""
         self.settings = self.args.resolved()
         if self.task != SINGLE_LABEL and self.args.probe_weight is None:
@@ -123,11 +123,11 @@ class AMALTrainer(Trainer):
         denoises = self.settings.mixing == "corrected" and self._given_mixing is None
         losses, rows = self._given_losses, self.given_rows
         if denoises and training:
-            self._prepared = self._prepared or prepare_rows(self)
-        if denoises and self._prepared is not None:
-            losses, rows = {**losses, **ADDED}, self._prepared.train
+            self.prepared = self.prepared or prepare_rows(self)
+        if denoises and self.prepared is not None:
+            losses, rows = {**losses, **ADDED}, self.prepared.train
             if self.args.mixing_start is None:
-                self.settings.mixing_start = self._prepared.levels
+                self.settings.mixing_start = self.prepared.levels
         self.stack, self.train_dataset = LossStack(losses, self._example), rows
         counted = isinstance(rows, Dataset)
         num_rows, classes = len(rows) if counted else None, self.model.config.num_labels
@@ -140,11 +140,11 @@ class AMALTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
-        self._start_afresh(training=True)
+        self.start_afresh(training=True)
         return super().train(*args, **kwargs)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._start_afresh(training=True)
+        self.start_afresh(training=True)
         result = super()._inner_training_loop(*args, **kwargs)
         self.weigher.commit(self.state.global_step)  # what the last step showed
         return result

@@ -76,7 +76,7 @@ class Weigher:
         self.history = WeightHistory(stack.names, num_rows, getattr(torch, settings.table_dtype))
         self.lookahead: Lookahead | None = None
         self.clock = Stopwatch()
-        self._mean_weight, self._committed, self._asked = MeanWeight(), -1, -1
+        self.mean_weight, self._committed, self._asked = MeanWeight(), -1, -1
         self._restored: Tensors = {}
         stack.temperatures.restart()
 
@@ -115,7 +115,7 @@ class Weigher:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.mask))
         if self.settings.normalize == "mean":
             used = self.mixing.used(weights)
-            self._mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
+            self.mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
         return self.normalized(weights, rows.mask)
 
     def weighted(
@@ -182,7 +182,7 @@ class Weigher:
         weights = self.mixing.used(weights)
         if self.settings.normalize == "row":
             return share(weights, mask)
-        return self._mean_weight.held(weights) if self.settings.normalize == "mean" else weights
+        return self.mean_weight.held(weights) if self.settings.normalize == "mean" else weights
 
     def commit(self, step: int) -> None:
         """Once per optimizer step: what its micro-batches showed takes effect."""
@@ -191,12 +191,12 @@ class Weigher:
             return
         self.mixing.commit()
         summed: Callable[[Tensor], Tensor] = partial(everyones_sum, self.accelerator)
-        for shared in (self._mean_weight, self.stack.temperatures):
+        for shared in (self.mean_weight, self.stack.temperatures):
             shared.commit(summed)
 
     def state_dict(self) -> Tensors:
         """Everything learned, as tensors for safetensors."""
-        parts: list[Any] = [self.mixing, self.history, self.stack.temperatures, self._mean_weight, self.lookahead]
+        parts: list[Any] = [self.mixing, self.history, self.stack.temperatures, self.mean_weight, self.lookahead]
         return {name: t for part in parts if part is not None for name, t in part.state().items()}
 
     def load_state_dict(self, state: Tensors, summaries: list[dict[str, Any]], step: int) -> None:
@@ -204,5 +204,5 @@ class Weigher:
         self.mixing.load_state(state)
         self.history.load(state, summaries)
         self.stack.temperatures.load_state(state)
-        self._mean_weight.load_state(state)
+        self.mean_weight.load_state(state)
         self._restored, self._committed = state, step  # a checkpoint is written after the commit

@@ -12,7 +12,7 @@ from torch import Tensor
 from amal_hf._types import Tensors
 
 QUANTILES = (0.1, 0.5, 0.9)
-TOGETHER = 64
+AT_ONCE = 64
 """Batches whose weights are written into the table of all rows at once."""
 
 
@@ -66,7 +66,7 @@ class WeightHistory:
         self.summaries: list[dict[str, Any]] = []
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._losses: list[tuple[Tensor, Tensor]] = []
-        self._unsettled: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(self, index: Tensor, weights: Tensor, mask: Tensor) -> None:
         """Note a batch: positions `[N]`, and weights and mask `[N, K]`, detached.
@@ -75,17 +75,17 @@ class WeightHistory:
         """
         self._pending.append((weights, mask))
         if self._shape is not None:
-            self._unsettled.append((index, weights, mask))
-            if len(self._unsettled) >= TOGETHER:
-                self._settle()
+            self._unwritten.append((index, weights, mask))
+            if len(self._unwritten) >= AT_ONCE:
+                self._write()
 
     def record_losses(self, index: Tensor, losses: Tensor, mask: Tensor) -> None:
         """Note the losses of a batch and where they apply, `[N, K]`, detached."""
         self._losses.append((losses, mask))
 
-    def _settle(self) -> None:
+    def _write(self) -> None:
         """Every row's last weights, of the batches that came since."""
-        batches, self._unsettled = self._unsettled, []
+        batches, self._unwritten = self._unwritten, []
         if not batches:
             return
         last = self._table()
@@ -145,16 +145,16 @@ class WeightHistory:
             raise ValueError(
                 "`train_dataset`: expected a data set that can be indexed, found a stream: no weights kept."
             )
-        self._settle()
+        self._write()
         return self._table()
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
-        self.summaries, self._pending, self._losses, self._unsettled = summaries, [], [], []
+        self.summaries, self._pending, self._losses, self._unwritten = summaries, [], [], []
         if self._shape is not None and "last_weights" in state:
             self.last_weights().copy_(state["last_weights"])
 
     def state(self) -> Tensors:
         """Every row's last weights, `[rows, K]` (NaN: masked or not seen); nothing where none were kept."""
-        self._settle()
+        self._write()
         return {} if self.last is None else {"last_weights": self.last}

@@ -56,12 +56,12 @@ def by_definition(steps, head_only, clean):
     rows = trainer.data_collator([trainer.clean_dataset[i] for i in range(clean)])
     params = trainable(model)
     if head_only:
-        head = find_head(model, steps._read(batch)).params()
+        head = find_head(model, steps.model_inputs(batch)).params()
         params = {name: p for name, p in params.items() if name in head}
     model.train()
     torch.manual_seed(5)
-    student = PureModel(model, steps._read(batch), training=True, noise=RNGState(torch.device("cpu")))
-    judge = PureModel(model, steps._read(rows), training=False)
+    student = PureModel(model, steps.model_inputs(batch), training=True, noise=RNGState(torch.device("cpu")))
+    judge = PureModel(model, steps.model_inputs(rows), training=False)
     return DoubleBackward()(
         MetaProblem(
             params=params,

@@ -110,7 +110,7 @@ def test_the_bounds_hold_and_a_step_without_lookahead_moves_nothing():
     assert torch.equal(temperatures.log, before) and temperatures.square == 0
     for sign, bound in ((1.0, HIGHEST), (-1.0, LOWEST)):
         for _ in range(200):
-            temperatures._sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
+            temperatures.sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
             temperatures.commit(lambda sums: sums)
         assert temperatures.values()["temperature/teacher"] == pytest.approx(bound)
 
