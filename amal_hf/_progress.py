@@ -23,6 +23,7 @@ class NamedBars(ProgressCallback):
 
     def __init__(self, training: str = "Training", logs: bool = True) -> None:
         super().__init__()
+        self.prediction_bar: tqdm | None = None
         self._training, self._logs = training, logs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -31,7 +32,8 @@ class NamedBars(ProgressCallback):
             self.training_bar = tqdm(total=state.max_steps, desc=self._training, dynamic_ncols=True)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loader, trains = kwargs.get("eval_dataloader"), self.training_bar is not None
+        loader: Any = kwargs.get("eval_dataloader")
+        trains = self.training_bar is not None
         if state.is_world_process_zero and self.prediction_bar is None and has_length(loader):
             name = "Evaluating" if trains else "Predicting"
             self.prediction_bar = tqdm(total=len(loader), desc=name, leave=not trains, dynamic_ncols=True)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from amal_hf import FunctionLoss, LossStack, Outputs, Rows
+from amal_hf import Outputs
+from amal_hf.losses import FunctionLoss, LossStack
 from amal_hf.metagrad import DoubleBackward, MetaProblem
+from amal_hf.mixing import Rows
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
