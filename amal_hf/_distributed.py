@@ -34,6 +34,8 @@ def everyones_sum(accelerator: Accelerator, counted: Tensor) -> Tensor:
 
 def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
     """Rows and gradient `[N, K]` of every process, without padding, the same on every process."""
+    if accelerator.num_processes == 1:
+        return rows, gradient
     columns = {name: t for name, t in vars(rows).items() if t.dim() > 0 and name != "index"}
     index, *every = everyones(accelerator, rows.index, *columns.values(), gradient)
     return replace(rows, index=index, **dict(zip(columns, every[:-1], strict=True))), every[-1]
@@ -50,10 +52,12 @@ def everyones(accelerator: Accelerator, index: Tensor, *columns: Tensor) -> tupl
     Returns:
         `index` `[N]` and `columns`: one message holds them all.
     """
+    if accelerator.num_processes == 1:  # accelerate evens out nothing
+        return (index, *columns)
     kept = index != PADDED
     if not kept.all():
         index, columns = index[kept], tuple(c[kept.to(c.device)] for c in columns)
-    return (index, *columns) if accelerator.num_processes == 1 else tuple(_gathered(accelerator, index, columns))
+    return tuple(_gathered(accelerator, index, columns))
 
 
 def first_of_each(index: Tensor) -> Tensor:

@@ -44,6 +44,10 @@ class Outputs(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"the model returned {sorted(self)}, not {name!r}") from None
 
+    def detached(self) -> Outputs:
+        """The same without their graph."""
+        return Outputs({name: t.detach() if isinstance(t, torch.Tensor) else t for name, t in self.items()})
+
 
 # outputs pass through `torch.func.jvp` and are averaged leaf by leaf
 register_pytree_node(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
 from amal_hf import _checks
-from amal_hf._types import ROW_ID, Outputs
+from amal_hf._types import ROW_ID
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import LABEL_ALIASES, LABELS
 from amal_hf.data.overlap import guard_splits
@@ -258,30 +257,3 @@ def _check_without_classes(task: str, args: AMALConfig, mixing: Mixing) -> None:
         )
     if args.probe_weight > 0:
         raise ValueError(f"`probe_weight`: {args.probe_weight} retrains a head of classes; {found} Leave it out.")
-
-
-def check_finite(trainer: Any, what: str, value: Any) -> None:
-    """A loss or gradient that is no number ends the run before the optimizer moves anything.
-
-    Where a gradient scaler is at work (fp16 on a GPU) that is its to see: it skips the step.
-
-    Raises:
-        FloatingPointError: naming the sources and rows whose loss is not finite.
-    """
-    precision, scaler = trainer.accelerator.mixed_precision, trainer.accelerator.scaler
-    scaled = precision == "fp16" and (scaler is not None or trainer.is_deepspeed_enabled)
-    if scaled or math.isfinite(value):  # of a tensor on a GPU one copy, and no operation
-        return
-    inputs, logits, losses = trainer._seen
-    ids = inputs.get(ROW_ID)
-    if losses is None:  # the sources stood as one soft target
-        losses = trainer.stack(Outputs(logits=logits), inputs)
-    wrong = ~losses.isfinite()
-    sources = [name for name, column in zip(trainer.stack.names, wrong.any(0).tolist(), strict=True) if column]
-    rows = ids[wrong.any(1)].tolist() if ids is not None else []
-    whose = f"source(s) {sources} on row_id {rows[:5]}" if sources else "finite losses of every row"
-    step = trainer.state.global_step + 1
-    raise FloatingPointError(
-        f"`losses`: expected a finite {what} at step {step}, found {float(value)} with {whose}. "
-        "No parameter was moved. Check these rows, lower `learning_rate`, and go on with resume_from_checkpoint=True."
-    )

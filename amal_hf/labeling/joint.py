@@ -73,7 +73,7 @@ class JointCAGE(TrainerCallback):
         self.start = cage.theta.clone()
         self.theta = nn.Parameter(cage.theta.clone())
         self.cage = replace(cage, theta=self.theta)
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._last: Tensor | None = None
         self._in_run = False
         self._begin()
@@ -99,7 +99,7 @@ class JointCAGE(TrainerCallback):
             )
         self._last = votes = batch[self.votes]
         gold = votes.new_full((len(votes),), -100) if self.gold is None else batch[self.gold]
-        self._rows.append((votes, gold, outputs.logits.detach()))
+        self.rows.append((votes, gold, outputs.logits.detach()))
 
     def objective(self, votes: Tensor, gold: Tensor, logits: Tensor) -> Tensor:
         """SPEAR's L4 + L5 + L6 + L7 of a batch, a scalar, as a function of θ.
@@ -131,9 +131,9 @@ class JointCAGE(TrainerCallback):
         self._forget()  # what was recorded between steps is no training: refresh="epoch" asks the losses too
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._rows:
+        if not self.rows:
             return
-        votes, gold, logits = (torch.cat(each) for each in zip(*self._rows, strict=True))
+        votes, gold, logits = (torch.cat(each) for each in zip(*self.rows, strict=True))
         self._forget()
         (gradient,) = torch.autograd.grad(self.objective(votes, gold, logits), self.theta)
         if distributed.is_available() and distributed.is_initialized():  # each process saw rows of its own
@@ -158,7 +158,7 @@ class JointCAGE(TrainerCallback):
         self._forget()
 
     def _forget(self) -> None:
-        self._rows, self._last = [], None
+        self.rows, self._last = [], None
 
     def _resume(self, path: Path) -> None:
         if not path.is_file():

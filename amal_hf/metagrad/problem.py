@@ -85,7 +85,7 @@ class MetaProblem:
         leaves = {name: p.detach().requires_grad_() for name, p in self.params.items()}
         with torch.enable_grad():
             loss = (self.weights.detach() * self.losses(leaves)).sum() / self.n
-            return _grad(loss, leaves)
+            return gradients_of(loss, leaves)
 
     def direction(self) -> Tensors:
         """v = P ⊙ ∇V(θ′); shapes as `params`."""
@@ -95,7 +95,7 @@ class MetaProblem:
             moved = self.lookahead.move(params, grads)
         leaves = {name: p.detach().requires_grad_() for name, p in moved.items()}
         with torch.enable_grad():
-            steepest = _grad(self.val_loss(leaves), leaves)
+            steepest = gradients_of(self.val_loss(leaves), leaves)
         with torch.no_grad():
             return self.lookahead.scaled(steepest, params, grads)
 
@@ -166,6 +166,7 @@ class HeadProblem(OutputsProblem):
         return cls(losses=losses, outputs_of=logits, losses_from=losses_from, features=features, names=names, **rest)
 
 
-def _grad(scalar: Tensor, leaves: Tensors) -> Tensors:
+def gradients_of(scalar: Tensor, leaves: Tensors) -> Tensors:
+    """∂scalar/∂leaf of each, shapes as `leaves`; 0 where it has no part."""
     grads = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
     return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), grads, strict=True)}

@@ -47,7 +47,7 @@ class Corrected(Mixing):
     """
 
     learns = False
-    from_columns = True
+    reads = "columns"
 
     def __init__(self, start: Tensor, teachers: Sequence[int] = (), yielding: Sequence[int] = ()) -> None:
         self.start, self.teachers, self.yielding = start, list(teachers), list(yielding)

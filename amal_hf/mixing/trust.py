@@ -51,6 +51,8 @@ class Trust(Mixing):
         (1997) for exponentiated gradient; Dawid & Skene (1979), equations 2.3–2.5.
     """
 
+    reads = "class_gradient"
+
     def __init__(
         self,
         num_sources: int,
@@ -62,20 +64,28 @@ class Trust(Mixing):
         self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C asserted]
         self._new, self._pending = torch.zeros_like(self.counts), False
         self._log_p: Tensor | None = None  # [K · C asserted, C true], until the counts change
+        self._last: tuple[Rows, Tensor, Tensor] | None = None  # what `update` and `weights` both ask of the same rows
 
     def weights(self, rows: Rows) -> Tensor:
-        posterior = self.posterior(rows)
+        posterior, asserts = self._believe(rows)
         believed = (rows.targets * posterior[:, None]).sum(-1)
-        asserts = rows.targets.sum(-1) > 0
         return torch.where(asserts, believed, self.start.to(believed)) * rows.mask
 
     def posterior(self, rows: Rows) -> Tensor:
-        """π, `[N, C]`: class probabilities of each row, from class gradient and sources together."""
+        """π, `[N, C]`: the class of each row, by class gradient and sources together."""
+        return self._believe(rows)[0]
+
+    def _believe(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """π `[N, C]`, and which sources assert a class, bool `[N, K]`."""
+        if self._last is not None and self._last[0] is rows:
+            return self._last[1:]
         if self._log_p is None:
             self._log_p = self.confusion().log().transpose(1, 2).flatten(0, 1)
         log_posterior = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
-        speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
-        return (rows.class_gradient + log_posterior * speaking**-0.5).softmax(-1)
+        asserts = rows.targets.sum(-1) > 0
+        tempered = log_posterior * asserts.sum(-1, keepdim=True).clamp_min(1) ** -0.5
+        self._last = rows, (rows.class_gradient + tempered).softmax(-1), asserts
+        return self._last[1:]
 
     def confusion(self) -> Tensor:
         """P_k(s | c), `[K, C true, C asserted]`: what was counted, shrunk towards the source's overall rate.
@@ -99,7 +109,7 @@ class Trust(Mixing):
     def commit(self) -> None:
         if not self._pending:
             return  # nothing was seen, nothing is forgotten
-        self._pending, self._log_p = False, None
+        self._pending, self._log_p, self._last = False, None, None
         self.counts.mul_(self.forgetting).add_(self._new)
         self._new.zero_()
 
@@ -108,4 +118,4 @@ class Trust(Mixing):
 
     def load_state(self, state: Tensors) -> None:
         super().load_state(state)
-        self._log_p = None
+        self._log_p = self._last = None

@@ -239,8 +239,8 @@ class Weighted(Trainer):
         """ε = 0 and a step of length 1: the meta-gradient of `lookahead="none"`, unscaled."""
         read = self.accelerator.unwrap_model(self.model)
         labels = self.clean["labels"]
-        student = PureModel(read, _read(inputs), training=True, noise=RNGState(self.args.device))
-        judge = PureModel(read, _read(self.clean), training=False)
+        student = PureModel(read, model_inputs(inputs), training=True, noise=RNGState(self.args.device))
+        judge = PureModel(read, model_inputs(self.clean), training=False)
         return MetaProblem(
             params=trainable(read),
             weights=torch.zeros(len(inputs["labels"]), len(self.stack), device=self.args.device),
@@ -262,11 +262,11 @@ class Weighted(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         assert self.weights is not None
-        losses = self.stack(model_outputs(model(**_read(inputs))), inputs)
+        losses = self.stack(model_outputs(model(**model_inputs(inputs))), inputs)
         return (self.weights * losses).sum(1).mean()
 
 
-def _read(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -327,8 +327,8 @@ class Stepper:
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
         trainer = AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
         if given.get("method") == "denoise":  # its rows have their columns already: no tokenizer is there to read them
-            trainer._prepared = Prepared(trainer.given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
-            trainer._start_afresh(training=True)
+            trainer.prepared = Prepared(trainer.given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
+            trainer.start_afresh(training=True)
         return trainer
 
     def step(self, due: bool = True, rows: int | None = None) -> None:

@@ -271,12 +271,12 @@ def test_only_the_training_forward_of_a_batch_is_heard():
     source = joint.source(Agreement("cage"))
     joint.on_train_begin(None, AT_START, None)
     source(Outputs(logits=model(FEATURES).detach()), batch)  # no gradient: no training
-    assert not joint._rows
+    assert not joint.rows
     logits = model(FEATURES)
     source(Outputs(logits=logits), batch)
     source(Outputs(logits=logits + 1), batch)  # a lookahead's
     source(Outputs(logits=logits), {name: column.clone() for name, column in batch.items()})  # another micro-batch
-    assert [torch.equal(heard, logits) for _, _, heard in joint._rows] == [True, True]
+    assert [torch.equal(heard, logits) for _, _, heard in joint.rows] == [True, True]
     assert source.columns == ("weak_labels", "gold")
 
 

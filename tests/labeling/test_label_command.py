@@ -180,6 +180,7 @@ def test_it_goes_on_only_if_asked(place):
     assert load_from_disk(str(place / "out"))["train"]["weak_labels"][2] == [0, -1, -1, -1]
 
 
+@pytest.mark.slow
 def test_two_dask_workers_say_the_same(place):
     pytest.importorskip("distributed")
     (place / "some.py").write_text(
@@ -282,6 +283,7 @@ def grown(place: Path, rows: int, how: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="tells private memory from pages of files, as Linux counts them")
 def test_memory_does_not_grow_with_the_corpus(place):
     small, large = grown(place, 20_000, "streamed"), grown(place, 200_000, "streamed")

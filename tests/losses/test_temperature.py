@@ -111,11 +111,12 @@ def test_the_bounds_hold_and_a_step_without_lookahead_moves_nothing():
     assert torch.equal(temperatures.log, before) and temperatures.square == 0
     for sign, bound in ((1.0, HIGHEST), (-1.0, LOWEST)):
         for _ in range(200):
-            temperatures._sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
+            temperatures.sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
             temperatures.commit(lambda sums: sums)
         assert temperatures.values()["temperature/teacher"] == pytest.approx(bound)
 
 
+@pytest.mark.slow
 def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
     """One teacher is wrong on half of the rows and names the truth second; the other's second choice is never right."""
     rows = torch.arange(400)
