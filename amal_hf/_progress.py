@@ -43,6 +43,23 @@ class NamedBars(ProgressCallback):
         if self._logs and "train_runtime" not in (logs or {}):  # the bar has shown how long it took
             super().on_log(args, state, control, logs=logs, **kwargs)
 
+    def close(self) -> None:
+        """Close the bars that are open: training was stopped, and nothing more is to be written by them."""
+        for bar in (self.training_bar, self.prediction_bar):
+            if bar is not None:
+                bar.close()
+
+
+@contextlib.contextmanager
+def closing_bars(trainer: Trainer) -> Iterator[None]:
+    """Inside, a trainer works; its bars are closed however that ends."""
+    try:
+        yield
+    finally:
+        for each in trainer.callback_handler.callbacks:
+            if isinstance(each, NamedBars):
+                each.close()
+
 
 def name_bars(trainer: Trainer, training: str = "Training", logs: bool = True) -> None:
     """Give the trainer's progress bars names, where it has bars (not with `disable_tqdm`, and not in a notebook)."""

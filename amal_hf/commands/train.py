@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from amal_hf import _checks
-from amal_hf._progress import name_bars
+from amal_hf._progress import closing_bars, name_bars
 from amal_hf._types import LABELS
 from amal_hf.commands.baseline import check_measured, measure_baseline, random_states_kept
 from amal_hf.commands.settings import ANNOTATORS, DataConfig, source_losses
@@ -184,7 +184,8 @@ def train_run(
     name_bars(trainer)
     prepare(trainer)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with closing_bars(trainer):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data.final_epochs > 0:
         clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
