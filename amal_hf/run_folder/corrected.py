@@ -200,6 +200,10 @@ def list_suspects(corpus: Dataset) -> Dataset:
 def corpus_as_text(corpus: Dataset) -> Dataset:
     """A corrected corpus with names in place of class indices, for a spreadsheet; without `probabilities`."""
     rows = corpus.remove_columns(["probabilities"]).flatten()
+    if "votes" in rows.column_names:
+        classes = corpus.features["label"].names
+        votes = ["; ".join(classes[v] if v >= 0 else "-" for v in row) for row in rows["votes"][:]]
+        rows = rows.remove_columns(["votes"]).add_column("votes", votes)
     named = {c: f.names for c, f in rows.features.items() if isinstance(f, ClassLabel)}
     for column, names in named.items():
         entries = [None if y is None else names[y] for y in rows[column]]
