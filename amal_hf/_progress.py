@@ -23,6 +23,7 @@ class NamedBars(ProgressCallback):
 
     def __init__(self, training: str = "Training", logs: bool = True) -> None:
         super().__init__()
+        self.prediction_bar: tqdm | None = None
         self._training, self._logs = training, logs
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -31,7 +32,8 @@ class NamedBars(ProgressCallback):
             self.training_bar = tqdm(total=state.max_steps, desc=self._training, dynamic_ncols=True)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        loader, trains = kwargs.get("eval_dataloader"), self.training_bar is not None
+        loader: Any = kwargs.get("eval_dataloader")
+        trains = self.training_bar is not None
         if state.is_world_process_zero and self.prediction_bar is None and has_length(loader):
             name = "Evaluating" if trains else "Predicting"
             self.prediction_bar = tqdm(total=len(loader), desc=name, leave=not trains, dynamic_ncols=True)
@@ -40,6 +42,23 @@ class NamedBars(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._logs and "train_runtime" not in (logs or {}):  # the bar has shown how long it took
             super().on_log(args, state, control, logs=logs, **kwargs)
+
+    def close(self) -> None:
+        """Close the bars that are open: training was stopped, and nothing more is to be written by them."""
+        for bar in (self.training_bar, self.prediction_bar):
+            if bar is not None:
+                bar.close()
+
+
+@contextlib.contextmanager
+def closing_bars(trainer: Trainer) -> Iterator[None]:
+    """Inside, a trainer works; its bars are closed however that ends."""
+    try:
+        yield
+    finally:
+        for each in trainer.callback_handler.callbacks:
+            if isinstance(each, NamedBars):
+                each.close()
 
 
 def name_bars(trainer: Trainer, training: str = "Training", logs: bool = True) -> None:

@@ -14,8 +14,8 @@ from amal_hf import _checks
 from amal_hf.data.columns import (
     LABEL_ALIASES,
     LABELS,
+    check_asserted,
     check_labelled,
-    check_said,
     labelled,
     numbers_in,
     span,
@@ -58,20 +58,20 @@ def resolve_task(config: Any, losses: Mapping[str, Loss], splits: Mapping[str, A
     Args:
         config: the model's.
         losses: name -> source.
-        splits: train, meta and eval, each a data set or nothing.
+        splits: train, clean and eval, each a data set or nothing.
 
     Raises:
         ValueError: a source, a setting or a column does not fit the task.
     """
-    task, train, meta = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
+    task, train, clean = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
     _check_numbers_of(train, losses.values(), config.num_labels)
     if task == SINGLE_LABEL:
-        check_said(train, meta, losses.values(), config.num_labels, splits["eval"], _names(config))
+        check_asserted(train, clean, losses.values(), config.num_labels, splits["eval"], _names(config))
         return task
     _check_losses(task, losses)
-    check_said(train, None, losses.values(), config.num_labels)
-    if meta is not None:
-        check_labelled(meta)
+    check_asserted(train, None, losses.values(), config.num_labels)
+    if clean is not None:
+        check_labelled(clean)
     for name in ("clean", "eval"):
         for where, split, column in labelled(f"{name}_dataset", splits[name]):
             _check_numbers(f"`{where}`: column {column!r}", values_of(split, column), config.num_labels, task)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from amal_hf._progress import name_bars, no_bars
+from amal_hf._progress import closing_bars, name_bars, no_bars
 from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import tokenized
@@ -76,7 +76,8 @@ def measure_baseline(
             compute_metrics=classification_metrics,
         )
         name_bars(plain, "Training the baseline", logs=False)
-        plain.train()
+        with closing_bars(plain):
+            plain.train()
         scores = {name: scores_of(plain.predict(split).metrics) for name, split in measured.items()}
     return {"trained_on": trained_on, "rows": len(rows), **scores}
 

@@ -26,7 +26,7 @@ from amal_hf.losses import (
 from amal_hf.models.student import LOGITS, ModelConfig
 
 ANNOTATORS = "annotators"
-"""Column and source of what the annotators say, `[N, M]`."""
+"""Column and source of the annotators' votes, `[N, M]`."""
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -53,7 +53,7 @@ class DataConfig(ModelConfig):
         train_on_labels: whether the label of *training* rows is a source.
         votes_column: labeling functions' votes, -1 abstains ("": none).
         annotators: columns of answers, one an annotator (a person, an LLM): names or indices of classes, empty where
-            nothing is said. Together they are the source "annotators".
+            they abstain. Together they are the source "annotators".
         sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
         classes: class names in the order of their indices (default: found in the data).
         clean_split: split whose labels are true ("": `clean` or else `validation`, where there is one).

@@ -128,7 +128,7 @@ class JointCAGE(TrainerCallback):
             self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._forget()  # what was heard between steps is no training: refresh="epoch" asks the losses too
+        self._forget()  # what was recorded between steps is no training: refresh="epoch" asks the losses too
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.rows:
@@ -171,7 +171,7 @@ class JointCAGE(TrainerCallback):
 
 @dataclass(frozen=True)
 class _Recorded(FromVotes):
-    """A `FromVotes` that lets a `JointCAGE` see what the student says."""
+    """A `FromVotes` that lets a `JointCAGE` see the student's logits."""
 
     # law 2, a loss owns no model: bent, because only a source is shown votes, gold and logits of the same rows;
     # its value stays a function of (outputs, batch, θ), and θ moves between steps alone

@@ -190,7 +190,7 @@ class Unlabelled(Loss):
         `[N]`, in nats; 0 on rows with a gold class.
 
     Example:
-        >>> from amal_hf import Entropy
+        >>> from amal_hf.losses import Entropy
         >>> batch = {"gold": torch.tensor([1, -100])}
         >>> Unlabelled(Entropy(), "gold")(Outputs(logits=torch.zeros(2, 2)), batch)  # shape: [2]
         tensor([0.0000, 0.6931])
@@ -239,7 +239,7 @@ class FromVotes(Loss):
         ValueError: `loss` reads anything but one column.
 
     Example:
-        >>> from amal_hf import Agreement
+        >>> from amal_hf.losses import Agreement
         >>> batch = {"weak_labels": torch.tensor([[0, -1], [-1, -1]])}
         >>> certain = lambda votes: torch.tensor([[0.75, 0.25]]).expand(len(votes), 2)
         >>> FromVotes(Agreement("cage"), certain)(Outputs(logits=torch.zeros(2, 2)), batch)  # shape: [2]

@@ -55,8 +55,8 @@ class SoftSources:
         """One soft target for each temperature, Σ_k λ_ik q_ik, of weights λ `[N, K]`."""
         targets = {}
         for heat, (columns, target) in self.targets.items():
-            mine = weights if columns is None else weights[:, columns]
-            targets[heat] = (mine[:, :, None] * target.to(weights)).sum(1)
+            own = weights if columns is None else weights[:, columns]
+            targets[heat] = (own[:, :, None] * target.to(weights)).sum(1)
         return SoftTargets(targets, None if self.constant is None else (self.constant.to(weights) * weights).sum(-1))
 
 
@@ -150,12 +150,12 @@ class LossStack:
             if found is None:
                 return None
             heat, target = found
-            target, mine = target.reshape(len(target), -1, num_classes), self.slices[name]
+            target, own = target.reshape(len(target), -1, num_classes), self.slices[name]
             target = target if target.is_floating_point() else target.float()
-            by.setdefault(heat, []).append(([*range(mine.start, mine.stop)], target * heat**2))
+            by.setdefault(heat, []).append(([*range(own.start, own.stop)], target * heat**2))
             if getattr(loss, "kind", None) == "kl":  # what KL(p ‖ q) has beside the cross-entropy: −H(p)
                 constant = target.new_zeros(len(target), len(self)) if constant is None else constant
-                constant[:, mine] = -(heat**2) * torch.special.entr(target).sum(-1)
+                constant[:, own] = -(heat**2) * torch.special.entr(target).sum(-1)
         targets = {}
         for heat, blocks in by.items():
             columns = torch.tensor([column for block, _ in blocks for column in block], device=blocks[0][1].device)

@@ -18,7 +18,7 @@ class Corrected(Mixing):
     with π the posterior of the label model (`amal_hf.denoising`). Learns nothing by itself, so no lookahead is paid
     for: the clean rows were asked before the student could memorise them, so that they can be trained on as well.
 
-    A teacher's distribution tells a student more than the one class that anybody else names (Hinton et al., 2015),
+    A teacher's distribution teaches a student more than the one class that anybody else names (Hinton et al., 2015),
     so the others count in the loss as far as no teacher is believed, and teachers share what the best of them is worth:
 
     $$\tilde\lambda_{it} = \lambda_{it}\, \frac{m_i}{\sum_s \lambda_{is}}, \qquad

@@ -35,7 +35,7 @@ MACHINE = (
 
 
 def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig) -> tuple[dict[str, Dataset], Config]:
-    """What the teachers say of the training and of the clean rows, as columns `NAME_logits` `[C]`.
+    """The training and the clean rows with the teachers' logits, columns `NAME_logits` `[C]`.
 
     Args:
         parts: `train`, with a `label` only where it is a source, `clean` (the clean rows), and any other split.

@@ -92,8 +92,8 @@ def _write_parts(
     explained.save_to_disk(run_dir / "rows")
     corpus = corpus_of(explained, trainer.stack.names, class_names(trainer))
     list_suspects(corpus).to_csv(run_dir / "suspects.csv")
-    if (opinions := clean_predictions(trainer, trainer.model.config.num_labels)) is not None:
-        opinions.save_to_disk(run_dir / "clean")
+    if (of_teachers := clean_predictions(trainer, trainer.model.config.num_labels)) is not None:
+        of_teachers.save_to_disk(run_dir / "clean")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
     write_teacher_table(run_dir)

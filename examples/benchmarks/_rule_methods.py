@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import PreTrainedModel
 
-from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
+from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions
 from amal_hf.commands.train import default_model, load_student
 from amal_hf.denoising import CLEAN_LABEL, with_clean_rows
+from amal_hf.losses import MajorityVote
 
 SECOND_PHASE = 0.25
 FIXED = {  # each labeling function, majority vote, label model, clean rows

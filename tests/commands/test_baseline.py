@@ -133,6 +133,9 @@ def test_the_card_and_the_format(good, written, tmp_path, capsys):
     for part in ("- 0: air", "| test | 12 |", "a plain `Trainer` on given labels", "- 60 training rows", "| rules/0 |",
                  "## Licence", "training_steps: 6", "2202.03250"):  # fmt: skip
         assert part in card, part
+    assert main(["denoise", str(folder)]) == 0
+    (first,) = Dataset.from_csv(str(folder / "denoised" / "corpus.csv")).select([0])
+    assert {*first["votes"].split("; ")} <= {*planted.NAMES, "-"} and first["label"] in planted.NAMES
     run = json.loads((folder / "run.json").read_text())
     assert run["format"] == 1 and len(load_from_disk(folder / "rows")) == 60
     (folder / "run.json").write_text(json.dumps({**run, "format": 0}))

@@ -16,7 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as hf_trainer
 
-from amal_hf import CrossEntropy, Distillation, FunctionLoss, Shared, classification_metrics
+from amal_hf import CrossEntropy, Distillation, classification_metrics
+from amal_hf.losses import FunctionLoss
+from amal_hf.mixing import Shared
 from amal_hf.weigher import Weigher
 
 SOON = {"refresh_every": 1}  # the authors' schedule would wait for ten epochs

@@ -14,11 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amal_hf import Agreement, CrossEntropy, Entropy, LossStack, Outputs
+from amal_hf import CrossEntropy, Outputs
 from amal_hf.labeling.cage import CAGE
 from amal_hf.labeling.checks import VoteWarning
 from amal_hf.labeling.joint import STATE_FILE, JointCAGE
 from amal_hf.losses import (
+    Agreement,
+    Entropy,
+    LossStack,
     PosteriorLabel,
     Unlabelled,
     labelled_likelihood,

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from amal_hf import Agreement, CrossEntropy, Entropy
+from amal_hf import CrossEntropy
 from amal_hf.labeling.cage import CAGE
 from amal_hf.labeling.joint import JointCAGE
-from amal_hf.losses import PosteriorLabel, Unlabelled
+from amal_hf.losses import Agreement, Entropy, PosteriorLabel, Unlabelled
 
 
 def rows(n: int = 32):

@@ -15,11 +15,12 @@ import pytest
 from datasets import load_from_disk
 from snorkel.labeling.model import LabelModel
 
-from amal_hf import CrossEntropy, LabelingFunctions, LossStack
+from amal_hf import CrossEntropy, LabelingFunctions
 from amal_hf.cli import main
-from amal_hf.data.columns import check_said
+from amal_hf.data.columns import check_asserted
 from amal_hf.data.load import load_splits
 from amal_hf.labeling import vote_matrix
+from amal_hf.losses import LossStack
 
 YOUTUBE = Path(__file__).parents[3] / "shared" / "data" / "youtube"
 LFS = """
@@ -94,7 +95,7 @@ def test_the_trainers_sources_read_the_columns(place):
         "rules": LabelingFunctions(names=names),
         **{c: CrossEntropy(c) for c in ("majority", "label_model", "cage")},
     }
-    check_said(train, None, losses.values(), 2)
+    check_asserted(train, None, losses.values(), 2)
     stack = LossStack(losses, train[0])
     assert stack.names == ("rules/wind", "rules/fish", "rules/wet", "majority", "label_model", "cage")
 

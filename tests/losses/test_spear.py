@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from amal_hf import Agreement, CrossEntropy, Entropy, LossStack, Outputs
+from amal_hf import CrossEntropy, Outputs
 from amal_hf.losses import (
+    Agreement,
+    Entropy,
     FromVotes,
+    LossStack,
     PosteriorLabel,
     Unlabelled,
     cage_log_joint,

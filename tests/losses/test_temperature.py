@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from amal_hf import CrossEntropy, Distillation, LossStack, Outputs
+from amal_hf import CrossEntropy, Distillation, Outputs
+from amal_hf.losses import LossStack
 from amal_hf.losses.temperature import HIGHEST, LOWEST, STEP
 from amal_hf.metagrad import (
     DoubleBackward,
