@@ -20,7 +20,7 @@ from amal_hf.losses.annotators import Annotators
 from amal_hf.models.class_order import GENERIC
 from amal_hf.models.student import load_student
 
-VOTES, SAID = "amal_votes_", "amal_said_"
+VOTES, ANSWERS = "amal_votes_", "amal_answers_"
 """How columns of votes, and of distributions, begin that were made of annotators' answers."""
 
 
@@ -158,7 +158,7 @@ def as_votes(
             rows |= {s: votes_from_columns(each, loss.columns, classes, column=column) for s, each in asked.items()}
             made[name] = LabelingFunctions(column, loss.columns)
         for answer, confidence in zip(loss.columns, loss.confidence, strict=bool(loss.confidence)):
-            column = f"{SAID}{name}_{answer}"
+            column = f"{ANSWERS}{name}_{answer}"
             asked = distributions_from_columns(asked, answer, confidence, classes, column)
             rows |= asked
             made[f"{name}/{answer}"] = Distillation(column, temperature=1.0, probabilities=True)

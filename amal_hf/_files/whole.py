@@ -77,7 +77,7 @@ def could_not_write(error: BaseException) -> bool:
 
 
 @contextmanager
-def room_for(argument: str, folder: Path, advice: str) -> Iterator[None]:
+def room_for(argument: str, folder: Path, cure: str) -> Iterator[None]:
     """One good line for whatever fails to be written inside the block.
 
     Raises:
@@ -88,8 +88,8 @@ def room_for(argument: str, folder: Path, advice: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, Refused) or not could_not_write(error):
             raise
-        told = " ".join(str(error).split())
-        raise Refused(f"`{argument}`: expected room for {str(folder)!r}, found: {told}. {advice}") from error
+        reason = " ".join(str(error).split())
+        raise Refused(f"`{argument}`: expected room for {str(folder)!r}, found: {reason}. {cure}") from error
 
 
 class Refused(OSError):

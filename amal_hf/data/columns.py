@@ -62,15 +62,15 @@ class RowIndex:
         return ids if self._sorted is None else self._sorted[1][torch.searchsorted(self._sorted[0], ids)]
 
 
-def check_said(
+def check_asserted(
     train: Any,
-    meta: Dataset | None,
+    clean: Dataset | None,
     losses: Iterable[Loss],
     num_classes: int,
     tried: Any = None,
     names: Sequence[str] = (),
 ) -> None:
-    """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
+    """Every source asserts one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
 
     Args:
         tried: the evaluation set, or a dictionary of them.
@@ -79,9 +79,9 @@ def check_said(
     Raises:
         ValueError: naming the column, what was expected and what was found.
     """
-    _check_order({"train_dataset": train, "clean_dataset": meta, "eval_dataset": tried}, names)
-    if meta is not None:
-        _check_clean(meta, num_classes, names)
+    _check_order({"train_dataset": train, "clean_dataset": clean, "eval_dataset": tried}, names)
+    if clean is not None:
+        _check_clean(clean, num_classes, names)
     for where, split, column in labelled("eval_dataset", tried):
         _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
     if not isinstance(train, Dataset):
@@ -108,36 +108,36 @@ def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
         )
 
 
-def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
-    where, nothing = f"`train_dataset`: column {column!r}", said.null_count == len(said)
+def _check_column(loss: Loss, entries: pa.ChunkedArray, column: str, num_classes: int) -> None:
+    where, nothing = f"`train_dataset`: column {column!r}", entries.null_count == len(entries)
     if column == getattr(loss, "weight_column", ""):
-        _checks.row_weights(where, said)
+        _checks.row_weights(where, entries)
         return
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
-        _checks.numbers(where, said.type, whole=True)
-        _checks.equal_width(where, *span(pc.list_value_length(said)))
-        if missing := pc.list_flatten(said).null_count:
+        _checks.numbers(where, entries.type, whole=True)
+        _checks.equal_width(where, *span(pc.list_value_length(entries)))
+        if missing := pc.list_flatten(entries).null_count:
             raise ValueError(
                 f"{where}: expected a vote of every function, found {missing} missing. Write -1 where one abstains."
             )
-        low, high = span(pc.list_flatten(said))
+        low, high = span(pc.list_flatten(entries))
         _checks.votes(column, low, high, num_classes)
         nothing = nothing or (low, high) == (-1, -1)
-    elif isinstance(loss, CrossEntropy) and not hasattr(said.type, "value_type"):
-        whole = pa.types.is_integer(said.type)
-        named = said.filter(pc.not_equal(said, loss.ignore_index)) if whole else said
-        _checks.classes(where, span(named) if whole else said.type, num_classes)
+    elif isinstance(loss, CrossEntropy) and not hasattr(entries.type, "value_type"):
+        whole = pa.types.is_integer(entries.type)
+        named = entries.filter(pc.not_equal(entries, loss.ignore_index)) if whole else entries
+        _checks.classes(where, span(named) if whole else entries.type, num_classes)
         nothing = len(named) == named.null_count
     elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
-        _checks.numbers(where, said.type)
-        _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
+        _checks.numbers(where, entries.type)
+        _checks.equal_width(where, *span(pc.list_value_length(entries)), num_classes)
         odds, logs = isinstance(loss, CrossEntropy), getattr(loss, "log_probabilities", False)
         odds = odds or getattr(loss, "probabilities", False)
-        low, high = span(numbers_in(said))
+        low, high = span(numbers_in(entries))
         _checks.within(where, max(low, -1e30) if logs else low, high, *_bounds(odds, logs))
-        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes, logs)):
+        if isinstance(loss, Distillation) and (empty := _blank_rows(entries, num_classes, logs)):
             warnings.warn(
-                f"{where}: expected logits on every row, found null or NaN on {silent} of {len(said)}: the teacher "
+                f"{where}: expected logits on every row, found null or NaN on {empty} of {len(entries)}: the teacher "
                 "abstains there. Read it again if it should not.",
                 stacklevel=5,
             )
@@ -158,19 +158,19 @@ def _bounds(odds: bool, logs: bool) -> tuple[float, float]:
     return (0.0, 1.0) if odds else (-1e30, 0.0 if logs else 1e30)
 
 
-def _silent(said: pa.ChunkedArray, width: int, logs: bool = False) -> int:
+def _blank_rows(entries: pa.ChunkedArray, width: int, logs: bool = False) -> int:
     """Rows of a column of lists that are null, or hold a number that is missing (log-probabilities: nothing else)."""
-    missing = np.isnan(pc.list_flatten(said).to_numpy().reshape(-1, width))
-    return said.null_count + int((missing.all(1) if logs else missing.any(1)).sum())
+    missing = np.isnan(pc.list_flatten(entries).to_numpy().reshape(-1, width))
+    return entries.null_count + int((missing.all(1) if logs else missing.any(1)).sum())
 
 
-def _check_classes(where: str, said: pa.ChunkedArray, num_classes: int) -> None:
-    _checks.classes(where, span(said) if pa.types.is_integer(said.type) else said.type, num_classes)
+def _check_classes(where: str, entries: pa.ChunkedArray, num_classes: int) -> None:
+    _checks.classes(where, span(entries) if pa.types.is_integer(entries.type) else entries.type, num_classes)
 
 
-def numbers_in(said: pa.ChunkedArray) -> pa.ChunkedArray:
+def numbers_in(entries: pa.ChunkedArray) -> pa.ChunkedArray:
     """All numbers of a column, of its lists where it holds such, without NaN."""
-    flat = pc.list_flatten(said) if hasattr(said.type, "value_type") else said
+    flat = pc.list_flatten(entries) if hasattr(entries.type, "value_type") else entries
     return flat.filter(pc.invert(pc.is_nan(flat))) if pa.types.is_floating(flat.type) else flat
 
 
@@ -219,9 +219,9 @@ def _check_clean(dataset: Dataset, num_classes: int, names: Sequence[str]) -> No
     unseen = sorted(set(range(num_classes)) - set(classes.unique().to_pylist()))
     if unseen:
         names = getattr(dataset.features[column], "names", None) or names
-        told = [names[c] if c < len(names) else c for c in unseen]
+        missing = [names[c] if c < len(names) else c for c in unseen]
         warnings.warn(
-            f"`clean_dataset`: no clean row of class(es) {told} among {len(classes)}: whoever names them will "
+            f"`clean_dataset`: no clean row of class(es) {missing} among {len(classes)}: whoever names them will "
             "seem wrong. Add a few rows of every class.",
             stacklevel=5,
         )

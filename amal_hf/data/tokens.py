@@ -1,4 +1,4 @@
-"""From texts to tokens; what is longer than what is read is counted and said."""
+"""From texts to tokens; what is longer than what is read is counted, and warned of."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tokenized(
     """Add `input_ids` and friends from the text column(s), unless they are there.
 
     Args:
-        name: what the data set is called where it is said how many of its rows are cut ("": it is not said).
+        name: what the data set is called in the warning that counts its rows that are cut ("": no warning).
 
     Raises:
         ValueError: neither tokens nor the text column(s) are there.

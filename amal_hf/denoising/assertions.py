@@ -34,13 +34,13 @@ class Assertions:
         distributions: source -> log-probabilities, `[N, C]` and `[rows, C]`; NaN where it abstains.
         labels: source -> classes `[N]`, -1 none, of sources that the clean rows cannot judge: how often they err is
             learned from the other rows.
-        unheard: sources that assert no class.
+        unused: sources that assert no class.
     """
 
     votes: dict[str, Pair] = field(default_factory=dict)
     distributions: dict[str, Pair] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
-    unheard: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def read_assertions(
@@ -50,7 +50,7 @@ def read_assertions(
     num_classes: int,
     collate: Callable[[list[dict[str, Any]]], Batch],
 ) -> Assertions:
-    """The assertions of all sources; one that nobody can hear is named in a warning.
+    """The assertions of all sources; one that no expert can use is named in a warning.
 
     Args:
         losses: name -> source.
@@ -62,7 +62,7 @@ def read_assertions(
     for name, loss in losses.items():
         asserted = _asserted(loss, train, num_classes, collate)
         if asserted is None:
-            found.unheard.append(name)
+            found.unused.append(name)
             continue
         judged = LABELS not in loss.columns and {*_needed(loss)} <= {*clean.column_names}
         theirs = _asserted(loss, clean, num_classes, collate) if judged else None
@@ -80,16 +80,16 @@ def read_assertions(
             found.votes[name] = (asserted.named, theirs.named)
         else:
             blocks = [*zip(asserted.blocks(num_classes), theirs.blocks(num_classes), strict=True)]
-            for k, (mine, its) in enumerate(blocks):
-                found.distributions[name if len(blocks) == 1 else f"{name}/{k}"] = (_log(mine), _log(its))
+            for k, (ours, its) in enumerate(blocks):
+                found.distributions[name if len(blocks) == 1 else f"{name}/{k}"] = (_log(ours), _log(its))
     if unjudged:
         logger.warning(
             f"`clean_dataset`: expected the columns of {unjudged}, to see how often they are right; found none with "
             "values. What they name is taken for labels that may be wrong. Ask them about the clean rows as well."
         )
-    if found.unheard:
+    if found.unused:
         logger.warning(
-            f"`losses`: method 'denoise' corrects labels by what sources assert, and {found.unheard} assert no class: "
+            f"`losses`: method 'denoise' corrects labels by what sources assert, and {found.unused} assert no class: "
             "they are trained on at their start weight. Give a source of your own a `target`, or drop it."
         )
     return found
@@ -100,7 +100,7 @@ def _needed(loss: Loss) -> list[str]:
     return [c for c in loss.columns if c != getattr(loss, "weight_column", "")]
 
 
-def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[..., Batch]) -> _Said | None:
+def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[..., Batch]) -> _Asserted | None:
     """What is asserted of all rows; None where the source never asserts a distribution."""
     names = {*loss.columns} | ({"label", "label_ids"} if LABELS in loss.columns else set())
     rows = rows.select_columns([c for c in rows.column_names if c in names])
@@ -111,12 +111,12 @@ def _asserted(loss: Loss, rows: Dataset, num_classes: int, collate: Callable[...
         target = loss.target(batch, num_classes)
         if target is None:
             return None
-        parts.append(_Said.of(target.float().reshape(len(target), -1, num_classes)))
-    return _Said.joined(parts, num_classes)
+        parts.append(_Asserted.of(target.float().reshape(len(target), -1, num_classes)))
+    return _Asserted.joined(parts, num_classes)
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Asserted:
     """What k sources of a block assert of N rows.
 
     Args:
@@ -129,12 +129,12 @@ class _Said:
     dense: Tensor | None
 
     @classmethod
-    def of(cls, target: Tensor) -> _Said:
+    def of(cls, target: Tensor) -> _Asserted:
         hard = target.shape[1] > 1 and _hard(target)
         return cls(_named(target), None if hard else target)
 
     @classmethod
-    def joined(cls, parts: list[_Said], num_classes: int) -> _Said:
+    def joined(cls, parts: list[_Asserted], num_classes: int) -> _Asserted:
         named = torch.cat([part.named for part in parts])
         if all(part.dense is None for part in parts):
             return cls(named, None)
@@ -148,7 +148,7 @@ class _Said:
     def blocks(self, num_classes: int) -> Sequence[Tensor]:
         """The distribution of each source, k times `[N, C]`."""
         if self.dense is None:
-            return [one_hot(said, num_classes).float() for said in self.named.unbind(1)]
+            return [one_hot(each, num_classes).float() for each in self.named.unbind(1)]
         return self.dense.unbind(1)
 
 
@@ -164,5 +164,5 @@ def _named(asserted: Tensor) -> Tensor:
 
 def _log(asserted: Tensor) -> Tensor:
     """Log-probabilities, `[N, C]`; NaN where nothing is asserted."""
-    said = asserted.sum(-1, keepdim=True) > 0
-    return torch.where(said, asserted.double().clamp_min(1e-9).log().log_softmax(-1), torch.nan)
+    covered = asserted.sum(-1, keepdim=True) > 0
+    return torch.where(covered, asserted.double().clamp_min(1e-9).log().log_softmax(-1), torch.nan)

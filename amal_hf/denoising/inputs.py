@@ -12,9 +12,10 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from amal_hf import _checks
+from amal_hf._progress import no_bars
 from amal_hf.data.columns import label_column
 from amal_hf.denoising.assertions import Assertions, read_assertions
-from amal_hf.denoising.prepare import GOLD, PROBE, add_posterior, gold_share, with_gold
+from amal_hf.denoising.prepare import CLEAN_LABEL, PROBE, add_posterior, clean_share, with_clean_rows
 from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
 from amal_hf.labeling.checks import warn_order
@@ -22,7 +23,7 @@ from amal_hf.losses import CrossEntropy, Loss, LossStack
 
 logger = logging.get_logger(__name__)
 
-ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(GOLD)}
+ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(CLEAN_LABEL)}
 """Sources beside the user's: what the features say, and the clean rows' classes."""
 
 
@@ -49,8 +50,8 @@ def prepare_rows(trainer: Any) -> Prepared:
     """
     train, clean, args = trainer.train_dataset, trainer.clean_dataset, trainer.args
     for name, rows in (("train_dataset", train), ("clean_dataset", clean)):
-        told = "Take a datasets.Dataset, or set method='trust'."
-        _checks.of_type(name, rows, Dataset, "rows that can be indexed, for method 'denoise'", told)
+        advice = "Take a datasets.Dataset, or set method='trust'."
+        _checks.of_type(name, rows, Dataset, "rows that can be indexed, for method 'denoise'", advice)
     tokenizer = trainer.processing_class
     if not callable(getattr(tokenizer, "pad", None)):
         raise ValueError(
@@ -62,18 +63,19 @@ def prepare_rows(trainer: Any) -> Prepared:
     _warn_copies(
         {name: (trainer.stack.names[trainer.stack.slices[name]], pair[0]) for name, pair in sources.votes.items()}
     )
-    for name, said in _named(sources).items():
-        spoken = said >= 0
-        right = int((said == labels[:, None])[spoken].sum())
-        warn_order(right, int(spoken.sum()), num_classes, f"losses[{name!r}]")
+    for name, named in _named(sources).items():
+        covered = named >= 0
+        right = int((named == labels[:, None])[covered].sum())
+        warn_order(right, int(covered.sum()), num_classes, f"losses[{name!r}]")
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device)
     encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, args.max_length, bf16=args.bf16)  # noqa: E731
     train, judged = add_posterior(train, clean, labels, num_classes, sources, encode, args.text_columns)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
     votes_only = not sources.labels and not sources.distributions
-    share = gold_share(len(clean), len(train), seen, votes_only=votes_only)
-    rows = with_gold(train, judged, labels, num_classes, share)
+    share = clean_share(len(clean), len(train), seen, votes_only=votes_only)
+    with no_bars():
+        rows = with_clean_rows(train, judged, labels, num_classes, share)
     return Prepared(rows, judged, _levels(trainer.stack, sources, labels, [*ADDED]))
 
 
@@ -82,7 +84,7 @@ def _warn_copies(blocks: Mapping[str, tuple[Sequence[str], torch.Tensor]]) -> No
     for name, (functions, votes) in blocks.items():
         first: dict[bytes, str] = {}
         columns = [column.contiguous().numpy().tobytes() for column in votes.unbind(1)]
-        copies = [(first.setdefault(said, own), own) for said, own in zip(columns, functions, strict=True)]
+        copies = [(first.setdefault(named, own), own) for named, own in zip(columns, functions, strict=True)]
         if twice := [f"{own} as {other}" for other, own in copies if other != own]:
             logger.warning(
                 f"`losses[{name!r}]`: sources that say the same on every row count as one: {twice[:5]}. Leave out the "

@@ -81,11 +81,11 @@ def votes_from_columns(
     odd: dict[str, Counter[Any]] = {}
     for j, name in enumerate(columns):
         places, texts = answers(dataset, name)
-        said = [None if text is None else reader.index(text) for text in texts]
-        votes[:, j] = np.array([ABSTAIN if index is None else index for index in said], np.int32)[places]
-        counts = np.bincount(places, minlength=len(said))
-        if -1 in said:
-            odd[name] = Counter({texts[i]: int(counts[i]) for i, index in enumerate(said) if index == -1})
+        indices = [None if text is None else reader.index(text) for text in texts]
+        votes[:, j] = np.array([ABSTAIN if index is None else index for index in indices], np.int32)[places]
+        counts = np.bincount(places, minlength=len(indices))
+        if -1 in indices:
+            odd[name] = Counter({texts[i]: int(counts[i]) for i, index in enumerate(indices) if index == -1})
     if odd:
         _report(odd, classes, unknown)
     return dataset.add_column(column, list(votes))
@@ -108,8 +108,8 @@ def distributions_from_columns(
 
     Example:
         >>> rows = Dataset.from_dict({"gpt": ["spam", None, "ham"], "sure": [80, 50, None]})
-        >>> splits = distributions_from_columns({"train": rows}, "gpt", "sure", ["ham", "spam"], "said")
-        >>> splits["train"]["said"][:]  # [N, C]
+        >>> splits = distributions_from_columns({"train": rows}, "gpt", "sure", ["ham", "spam"], "asserted")
+        >>> splits["train"]["asserted"][:]  # [N, C]
         [[0.2, 0.8], [nan, nan], [1.0, 0.0]]
     """
     for split in splits.values():
@@ -126,10 +126,10 @@ def distributions_from_columns(
     for name, split in splits.items():
         votes = np.asarray(votes_from_columns(split.select_columns([answer]), [answer], classes)[VOTES][:])[:, 0]
         share = np.nan_to_num(sure[name] / (100 if percent else 1), nan=1.0)
-        said = np.repeat(((1 - share) / max(len(classes) - 1, 1))[:, None], len(classes), 1)
-        said[np.arange(len(votes)), votes] = share
-        said[votes == ABSTAIN] = np.nan
-        flat = pa.array(said.reshape(-1).round(9))
+        shares = np.repeat(((1 - share) / max(len(classes) - 1, 1))[:, None], len(classes), 1)
+        shares[np.arange(len(votes)), votes] = share
+        shares[votes == ABSTAIN] = np.nan
+        flat = pa.array(shares.reshape(-1).round(9))
         lists = pa.FixedSizeListArray.from_arrays(flat, len(classes)).cast(pa.list_(flat.type))
         made[name] = concatenate_datasets([split, Dataset(pa.table({column: lists}))], axis=1)
     return made
@@ -206,11 +206,11 @@ def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def _report(odd: Mapping[str, Counter[Any]], classes: Sequence[str], unknown: str) -> None:
-    told = "; ".join(
+    others = "; ".join(
         f"{name}: {sum(counts.values())} answers, e.g. {[answer for answer, _ in counts.most_common(5)]}"
         for name, counts in odd.items()
     )
-    message = f"`columns`: expected answers among {list(classes)} or their indices, found others in {told}."
+    message = f"`columns`: expected answers among {list(classes)} or their indices, found others in {others}."
     if unknown == "raise":
         raise ValueError(f"{message} Map them to classes, or let them abstain with unknown='abstain'.")
     warnings.warn(f"{message} They abstain (unknown='abstain').", VoteWarning, stacklevel=3)

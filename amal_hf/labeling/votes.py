@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from amal_hf.labeling.checks import VOTES, VoteWarning, check_votes, vote_matrix, warn_silent
+from amal_hf.labeling.checks import VOTES, VoteWarning, check_votes, vote_matrix, warn_abstaining
 from amal_hf.labeling.label_splits import NAMES, SUMMARY
 from amal_hf.losses import ABSTAIN
 
@@ -74,8 +74,8 @@ def check_functions(
             )
         if width is None:
             width = votes.shape[1]
-            said = [sorted({*np.unique(votes[:, j]).tolist()} - {ABSTAIN}) for j in range(width)]
-            warn_silent(said, list(names or map(str, range(width))), classes, where=f"{column} of {where}")
+            polarity = [sorted({*np.unique(votes[:, j]).tolist()} - {ABSTAIN}) for j in range(width)]
+            warn_abstaining(polarity, list(names or map(str, range(width))), classes, where=f"{column} of {where}")
 
 
 def cast_votes(rows: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,8 @@ class HeadLookahead(Lookahead):
         self.lookaheads = torch.zeros((), dtype=torch.long)
         self.inverse_temperature = torch.zeros(())
         self._direction: Tensors | None = None
-        self._told = False
+        self._length = torch.zeros(())
+        self._looked = False
 
     def capture_features(self) -> AbstractContextManager[Any]:
         return self._tap
@@ -100,17 +101,18 @@ class HeadLookahead(Lookahead):
                 )
             # laid out as a checkpoint restores it: a transposed view rounds differently in the product with h
             self._direction = {name: v.contiguous() for name, v in direction.items()}
+            self._length = length_of(self._direction)
             self.inverse_temperature.fill_(inverse_temperature)
         self._direction = {name: v.to(step.device) for name, v in self._direction.items()}
         judged = self.problem(features.to(step.device), step)
         along = HeadClosedForm().directional(judged, self._direction)
-        if not self._told and bool(along.any()):
-            self._told = True
+        if not self._looked and bool(along.any()):
+            self._looked = True
             self._warn_blind(along[:, : step.weights.shape[1]], step.weights)
-        return along, length_of(self._direction)
+        return along, self._length
 
     def _warn_blind(self, along: Tensor, weights: Tensor) -> None:
-        """Name the sources that say something and have no derivative by the logits: D and λ, `[N, K]`."""
+        """Name the sources that cover rows and have no derivative by the logits: D and λ, `[N, K]`."""
         blind = ((along == 0).all(0) & (weights != 0).any(0).to(along.device)).nonzero()[:, 0].tolist()
         if blind:
             named = [self.sources[k] for k in blind]
@@ -127,7 +129,7 @@ class HeadLookahead(Lookahead):
             "memory": self.clean_features.features,
             "memory_labels": self.clean_features.labels,
             "lookaheads": self.lookaheads,
-            "sharpness": self.inverse_temperature,
+            "inverse_temperature": self.inverse_temperature,
         }
         return kept | held
 
@@ -141,5 +143,6 @@ class HeadLookahead(Lookahead):
                 )
             self.clean_features.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
-            self.inverse_temperature.copy_(state["sharpness"])
+            self.inverse_temperature.copy_(state["inverse_temperature"])
             self._direction = {name: state[f"direction/{name}"] for name in self.head.params()}
+            self._length = length_of(self._direction)

@@ -29,8 +29,8 @@ class TeacherLoss(Loss):
         return (self.column, self.mask_column) if self.mask_column else (self.column,)
 
     def mask(self, batch: Batch) -> Tensor:
-        said = ~batch[self.column].isnan().flatten(1).any(1)
-        return said & (batch[self.mask_column] == 1) if self.mask_column else said
+        covered = ~batch[self.column].isnan().flatten(1).any(1)
+        return covered & (batch[self.mask_column] == 1) if self.mask_column else covered
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Distillation(TeacherLoss):
 
     Raises:
         ValueError: `temperature` not positive, unknown `kind`, "mse" on probabilities or to learn a temperature, or
-            log-probabilities that are said to be probabilities or of no distribution over classes ("mse", "sigmoid").
+            log-probabilities that are probabilities too, or of no distribution over classes ("mse", "sigmoid").
 
     Example:
         >>> batch = {"teacher_logits": torch.tensor([[2.0, 0.0]])}
@@ -77,8 +77,6 @@ class Distillation(TeacherLoss):
         Hinton, Vinyals, Dean (2015), equation 2 and section 2.1 (MSE as the high-temperature limit); Gu et al. (2024,
         arXiv 2306.08543), section 2.1 (reverse KL); Lin (1991), equation 4.1 (Jensen–Shannon).
     """
-
-    anywhere = True
 
     column: str = "teacher_logits"
     temperature: float | Literal["learned"] = 4.0
@@ -104,8 +102,8 @@ class Distillation(TeacherLoss):
     def mask(self, batch: Batch) -> Tensor:
         if not self.log_probabilities:
             return super().mask(batch)
-        said = ~batch[self.column].isnan().all(1)
-        return said & (batch[self.mask_column] == 1) if self.mask_column else said
+        covered = ~batch[self.column].isnan().all(1)
+        return covered & (batch[self.mask_column] == 1) if self.mask_column else covered
 
     def _teacher(self, batch: Batch) -> Tensor:
         if self.log_probabilities:

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, load_from_disk
 
+from amal_hf.run_folder.format import check_format
+
 NONE = -1
 """Class index of a source (or a student) that names no class on a row."""
 _NAMED = ("label", "majority", "teacher", "probe", "student", "true_label")
@@ -27,11 +29,11 @@ class Run:
         history, metrics: `history.json` and `metrics.json`; empty if absent.
         rows: the saved training rows, N of them; texts are read from here, a few at a time.
         weights: λ, `[N, K]`; NaN where the mask is False.
-        speaks: True where the source says something about the row, `[N, K]`.
+        covers: True where the source covers the row, `[N, K]`.
         mask: True where it does and the row was visited, `[N, K]`.
-        said: the class each source asserts, `[N, K]`; -1 where it names none.
+        asserted: the class each source asserts, `[N, K]`; -1 where it names none.
         votes: one class per labeling function, `[N, M]`; -1 abstains.
-        asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function, `teachers/j`
+        asserts: source -> the column that holds what it asserts, `votes/j` for the j-th labeling function, `teachers/j`
             for the j-th teacher.
         teachers, teachers_confidence: the class that each teacher names, and its probability, `[N, T]`; -1 abstains.
         clean: `label` `[M]`, `teachers` and `teachers_confidence` `[M, T]` of the clean rows; empty if absent.
@@ -44,9 +46,9 @@ class Run:
     metrics: dict[str, Any]
     rows: Dataset
     weights: np.ndarray
-    speaks: np.ndarray
+    covers: np.ndarray
     mask: np.ndarray
-    said: np.ndarray
+    asserted: np.ndarray
     votes: np.ndarray
     teachers: np.ndarray
     teachers_confidence: np.ndarray
@@ -106,9 +108,9 @@ def read_run(run_dir: str | Path) -> Run:
                 f"`rows`: expected {width} {name} per row, one per source in run.json, found {matrix.shape[1]}. "
                 "Write rows/ and run.json from the same run."
             )
-    speaks, mask = mask, mask & np.isfinite(weights)
+    covers, mask = mask, mask & np.isfinite(weights)
     votes = _wide(table, "votes", NONE, np.int64)
-    heard = _opinions(table)
+    answers = _answers(table)
     columns = {name: _classes(table, name) for name in _NAMED}
     asserts = {**_usual(about["sources"], about.get("primary"), votes.shape[1]), **(about.get("asserts") or {})}
     return Run(
@@ -117,36 +119,36 @@ def read_run(run_dir: str | Path) -> Run:
         metrics=_object(folder / "metrics.json"),
         rows=rows,
         weights=np.where(mask, weights, np.nan),
-        speaks=speaks,
+        covers=covers,
         mask=mask,
-        said=np.where(mask, _said(about["sources"], asserts, columns, votes, heard["teachers"]), NONE),
+        asserted=np.where(mask, _asserted(about["sources"], asserts, columns, votes, answers["teachers"]), NONE),
         votes=votes,
-        **heard,
-        clean=_clean(folder / "clean", heard["teachers"].shape[1]),
+        **answers,
+        clean=_clean(folder / "clean", answers["teachers"].shape[1]),
         asserts=asserts,
         corrected=_matrix(table["corrected"], 0.0, np.float64) if "corrected" in table.column_names else None,
         columns=columns,
     )
 
 
-def _opinions(table: pa.Table) -> dict[str, np.ndarray]:
-    """What the teachers say of rows, `[N, T]`."""
-    said, sure = _wide(table, "teachers", NONE, np.int64), _wide(table, "teachers_confidence", 0.0, np.float64)
-    if said.shape != sure.shape:
+def _answers(table: pa.Table) -> dict[str, np.ndarray]:
+    """The teachers' classes and confidence on rows, `[N, T]`."""
+    asserted, sure = _wide(table, "teachers", NONE, np.int64), _wide(table, "teachers_confidence", 0.0, np.float64)
+    if asserted.shape != sure.shape:
         raise ValueError(
             f"`rows`: expected as many `teachers_confidence` as `teachers` per row, found {sure.shape[1]} and "
-            f"{said.shape[1]}. Write both from the same run."
+            f"{asserted.shape[1]}. Write both from the same run."
         )
-    return {"teachers": said, "teachers_confidence": sure}
+    return {"teachers": asserted, "teachers_confidence": sure}
 
 
 def _clean(path: Path, width: int) -> dict[str, np.ndarray]:
-    """What the teachers say of the clean rows; nothing where it was not kept, or of another number of teachers."""
+    """The teachers' classes on the clean rows; nothing where they were not kept, or of another number of teachers."""
     if not path.is_dir() or not width:
         return {}
     table: pa.Table = load_from_disk(str(path)).with_format("arrow")[:]
-    heard = _opinions(table)
-    return {"label": _classes(table, "label"), **heard} if heard["teachers"].shape[1] == width else {}
+    answers = _answers(table)
+    return {"label": _classes(table, "label"), **answers} if answers["teachers"].shape[1] == width else {}
 
 
 def _wide(table: pa.Table, name: str, fill: Any, kind: Any) -> np.ndarray:
@@ -167,6 +169,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _check_about(about: dict[str, Any]) -> None:
+    check_format(about)
     for name in ("sources", "classes"):
         found = about.get(name)
         if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):
@@ -225,7 +228,7 @@ def _classes(table: pa.Table, name: str) -> np.ndarray:
     return np.where(found < 0, NONE, found)
 
 
-def _said(
+def _asserted(
     sources: Sequence[str],
     asserts: Mapping[str, str | None],
     columns: Mapping[str, np.ndarray],
@@ -236,8 +239,8 @@ def _said(
     places = {**columns}
     for name, matrix in (("votes", votes), ("teachers", teachers)):
         places |= {f"{name}/{j}": matrix[:, j] for j in range(matrix.shape[1])}
-    silent = np.full(len(votes), NONE)
-    return np.stack([places.get(asserts.get(name) or "", silent) for name in sources], axis=1)
+    abstains = np.full(len(votes), NONE)
+    return np.stack([places.get(asserts.get(name) or "", abstains) for name in sources], axis=1)
 
 
 def _usual(sources: Sequence[str], primary: str | None, width: int) -> dict[str, str | None]:

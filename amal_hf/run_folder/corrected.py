@@ -1,4 +1,4 @@
-"""The corrected corpus: what is made of every training row after a run."""
+"""The corrected corpus: every training row with its corrected label, after a run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader
 from amal_hf._files import check_output, replaced_folder
 from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.columns import label_column
-from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
+from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_clean_rows
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
+from amal_hf.run_folder.format import check_format
 
 PARQUET, CSV = "corpus.parquet", "corpus.csv"
 TEXT = "text"
@@ -30,15 +31,15 @@ AT_ONCE = 1024  # rows whose assertions [n, K, C] are held at a time
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch.Tensor | None) -> torch.Tensor:
-    r"""The corrected label of every row, `[N, C]`: what was known of it, and what the student makes of it.
+    r"""The corrected label of every row, `[N, C]`: the posterior before training and the student's probabilities.
 
-    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without evidence}\quad
+    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without it}\quad
       \pi_i \propto \Big(\sum_k \lambda_{ik} q_{ik}\Big)^{1/2} p_i^{1/2}$$
 
     Args:
         claimed: Σ_k λ_ik q_ik, `[N, C]`.
         student: its probabilities p, `[N, C]`.
-        evidence: log π⁰ `[N, C]`, where the run had it.
+        log_posterior: log π⁰ `[N, C]`, where the run had it.
     """
     total = claimed.sum(1, keepdim=True)
     even = torch.full_like(claimed, 1 / claimed.shape[1])
@@ -47,16 +48,16 @@ def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch
 
 
 def annotate_rows(trainer: Any) -> Dataset:
-    """Every training row with what was said about it, by whom, how far each was trusted, and what is made of it.
+    """Every training row with what each source asserts, its weight, and the corrected label `[C]`.
 
     Args:
         trainer: after training.
     """
-    rows = tokens = without_gold(trainer.train_dataset)
+    rows = tokens = without_clean_rows(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
-    said = _said(trainer, tokens, probs.shape[-1], torch.nan_to_num(weights))
-    weights = torch.where(said.mask, weights, 0.0)  # NaN: a row that no batch held (max_steps) has none to show
+    read = _asserted(trainer, tokens, probs.shape[-1], torch.nan_to_num(weights))
+    weights = torch.where(read.mask, weights, 0.0)  # NaN: a row that no batch held (max_steps) has none to show
     shown = [
         rows[c] for c in trainer.args.text_columns if c in rows.column_names
     ]  # none beside tokens: no text is kept
@@ -65,35 +66,35 @@ def annotate_rows(trainer: Any) -> Dataset:
         ROW_ID: trainer.weigher.positions.ids[: len(rows)].tolist(),
         "text": text,
         "label": [-1] * len(rows),
-        "majority": _argmax(said.counted),
+        "majority": _argmax(read.counted),
         "votes": [[] for _ in text],
-        "teacher": _argmax(said.teachers.sum(1)),
+        "teacher": _argmax(read.teachers.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
         "weights": weights.tolist(),
-        "mask": said.mask.tolist(),
+        "mask": read.mask.tolist(),
     }
     for name, loss in trainer.stack.losses.items():
-        named = said.named[:, trainer.stack.slices[name]]
+        named = read.named[:, trainer.stack.slices[name]]
         if isinstance(loss, CrossEntropy) and loss.column == LABELS:
             columns["label"] = named[:, 0].tolist()
         elif loss.columns == (PROBE,):
             columns["probe"] = named[:, 0].tolist()
         elif isinstance(loss, LabelingFunctions):
             columns["votes"] = named.tolist()
-    columns |= _opinions(said.teachers)
+    columns |= _named_by_teachers(read.teachers)
     if len(shown) > 1:
         columns |= {f"{TEXT}/{c}": rows[c][:] for c in trainer.args.text_columns if c in rows.column_names}
     there = LOG_POSTERIOR in rows.column_names
     known = torch.as_tensor(np.asarray(rows[LOG_POSTERIOR][:])) if there else None
-    columns["corrected"] = corrected(said.claimed, probs, known).tolist()
+    columns["corrected"] = corrected(read.claimed, probs, known).tolist()
     if "true_label" in rows.column_names:
         columns["true_label"] = rows["true_label"][:]
     return Dataset.from_dict(columns)
 
 
 def clean_predictions(trainer: Any, classes: int) -> Dataset | None:
-    """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
+    """The teachers' classes on the clean rows beside their `label`; None without teachers.
 
     Args:
         trainer: its clean rows have the teachers' columns `[C]` where they were asked.
@@ -103,23 +104,25 @@ def clean_predictions(trainer: Any, classes: int) -> Dataset | None:
     losses = [loss for loss in trainer.stack.losses.values() if isinstance(loss, Distillation)]
     if not losses:
         return None
-    silent = torch.zeros(len(clean), classes)
-    heard = []
+    nothing = torch.zeros(len(clean), classes)
+    of_teachers = []
     for loss in losses:
         there = {*loss.columns} <= {*clean.column_names}
         rows = clean.select_columns([*loss.columns]) if there else None
         batch = trainer.data_collator.sources([*rows]) if rows is not None else {}
         target = loss.target(batch, classes) if batch else None
-        heard.append(silent if target is None else target.float())
-    return Dataset.from_dict({"label": clean[label_column(clean)][:], **_opinions(torch.stack(heard, 1))})
+        of_teachers.append(nothing if target is None else target.float())
+    return Dataset.from_dict(
+        {"label": clean[label_column(clean)][:], **_named_by_teachers(torch.stack(of_teachers, 1))}
+    )
 
 
-def _opinions(heard: torch.Tensor) -> dict[str, Any]:
-    """The class that each teacher names, -1 none, and how sure it is, from what it says, `[N, T, C]`."""
-    if not heard.shape[1]:
+def _named_by_teachers(of_teachers: torch.Tensor) -> dict[str, Any]:
+    """The class that each teacher names, -1 none, and how sure it is, from its distribution, `[N, T, C]`."""
+    if not of_teachers.shape[1]:
         return {}
-    spoken = torch.where(heard.sum(-1) > 0, heard.argmax(-1), -1)
-    return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
+    covered = torch.where(of_teachers.sum(-1) > 0, of_teachers.argmax(-1), -1)
+    return {"teachers": covered.tolist(), "teachers_confidence": of_teachers.amax(-1).tolist()}
 
 
 def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
@@ -129,11 +132,11 @@ def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
-class _Said(NamedTuple):
+class _Asserted(NamedTuple):
     """What K sources, T of them teachers, assert of N rows.
 
     Args:
-        mask: where each speaks, `[N, K]`.
+        mask: where each covers a row, `[N, K]`.
         named: the class it names, `[N, K]`; -1 none.
         counted, claimed: Σ_k q_ik and Σ_k λ_ik q_ik, `[N, C]`.
         teachers: their distributions, `[N, T, C]`.
@@ -159,18 +162,18 @@ def every_row(args: Any) -> Iterator[None]:
         vars(args).update(given)
 
 
-def _said(trainer: Any, rows: Dataset, num_classes: int, weights: torch.Tensor) -> _Said:
+def _asserted(trainer: Any, rows: Dataset, num_classes: int, weights: torch.Tensor) -> _Asserted:
     """What the sources assert, a thousand rows at a time; `weights` λ `[N, K]`."""
     teachers = trainer.stack.positions(lambda loss: isinstance(loss, Distillation))
     keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
     loader = DataLoader(rows.select_columns(keep), AT_ONCE, collate_fn=trainer.data_collator.sources)
     parts = []
-    for batch, mine in zip(loader, weights.split(AT_ONCE), strict=True):
+    for batch, own in zip(loader, weights.split(AT_ONCE), strict=True):
         target = trainer.stack.targets(batch, num_classes)
         named = torch.where(target.sum(-1) > 0, target.argmax(-1), -1)
-        claimed = torch.einsum("nk,nkc->nc", mine, target)
+        claimed = torch.einsum("nk,nkc->nc", own, target)
         parts.append((trainer.stack.mask(batch), named, target.sum(1), claimed, target[:, teachers]))
-    return _Said(*map(torch.cat, zip(*parts, strict=True)))
+    return _Asserted(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _argmax(mass: torch.Tensor) -> list[int]:
@@ -190,8 +193,8 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
         if isinstance(loss, LabelingFunctions) and loss.column in clean.column_names:
             rows, votes = cast_votes(clean, loss.column)
             right = votes == np.asarray(clean[label_column(clean)][:])[rows, None]
-            for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
-                counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
+            for source, entries, hit in zip(names[name], votes.T, right.T, strict=True):
+                counts[source] = {"votes": int((entries != ABSTAIN).sum()), "right": int(hit.sum())}
     return counts
 
 
@@ -235,18 +238,22 @@ def list_suspects(corpus: Dataset) -> Dataset:
 def corpus_as_text(corpus: Dataset) -> Dataset:
     """A corrected corpus with names in place of class indices, for a spreadsheet; without `probabilities`."""
     rows = corpus.remove_columns(["probabilities"]).flatten()
+    if "votes" in rows.column_names:
+        classes = corpus.features["label"].names
+        votes = ["; ".join(classes[v] if v >= 0 else "-" for v in row) for row in rows["votes"][:]]
+        rows = rows.remove_columns(["votes"]).add_column("votes", votes)
     named = {c: f.names for c, f in rows.features.items() if isinstance(f, ClassLabel)}
     for column, names in named.items():
-        said = [None if y is None else names[y] for y in rows[column]]
-        rows = rows.remove_columns([column]).add_column(column, said)
+        entries = [None if y is None else names[y] for y in rows[column]]
+        rows = rows.remove_columns([column]).add_column(column, entries)
     return rows
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
-    """The denoised corpus of a run, saved as a data set and as Parquet.
+    """The corrected corpus of a run, saved as a data set and as Parquet.
 
     Columns: `row_id`, `text`, `label` (the corrected class), `confidence` (its probability), `probabilities` `[C]`,
-    `trust` (source -> λ, null where it says nothing), and whatever of `votes`, `label_before`, `teacher`, `true_label`
+    `trust` (source -> λ, null where it abstains), and whatever of `votes`, `label_before`, `teacher`, `true_label`
     the run had. Rows are in the order of the training rows.
 
     Args:
@@ -258,7 +265,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
     Raises:
         FileNotFoundError: no run in that folder.
-        ValueError: a run of an earlier version, whose rows hold no corrected label.
+        ValueError: a run of another version.
         OSError: a folder that is not there for it alone.
     """
     run_dir = Path(run_dir)
@@ -269,12 +276,8 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
     target = Path(output_dir) if output_dir else run_dir / "denoised"
     check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
     run = json.loads((run_dir / "run.json").read_text())
+    check_format(run)
     rows = load_from_disk(run_dir / "rows")
-    if "corrected" not in rows.column_names:
-        raise ValueError(
-            f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
-            "with this version."
-        )
     corpus = corpus_of(rows, run["sources"], run["classes"])
     with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")
@@ -284,13 +287,13 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
 
 def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
-    """The rows of a run as a corpus; every column has a type, also where nothing was said."""
+    """The rows of a run as a corpus; every column has a type, also where a source abstains throughout."""
     read = rows.with_format("numpy")
     probabilities = np.asarray(read["corrected"][:], dtype=np.float32)
     weights = np.asarray(read["weights"][:], np.float32)
     mask = np.asarray(read["mask"][:]) & np.isfinite(weights)
-    spoken = [k for k in range(len(sources)) if mask[:, k].any()]
-    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
+    covered = [k for k in range(len(sources)) if mask[:, k].any()]
+    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in covered]
     texts = {"text": "text"} | {c.removeprefix(f"{TEXT}/"): c for c in rows.column_names if c.startswith(f"{TEXT}/")}
     if {*texts} & {"label", "confidence", "probabilities", "trust", "votes", ROW_ID, *BEFORE.values()}:
         texts = {"text": "text"}
@@ -309,13 +312,13 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
         "confidence": Value("float32"),
         "probabilities": List(Value("float32")),
     }
-    if spoken:  # else no weights were kept (log_weights=False)
-        table["trust"] = pa.StructArray.from_arrays(trust, [sources[k] for k in spoken])
-        features["trust"] = {sources[k]: Value("float32") for k in spoken}
+    if covered:  # else no weights were kept (log_weights=False)
+        table["trust"] = pa.StructArray.from_arrays(trust, [sources[k] for k in covered])
+        features["trust"] = {sources[k]: Value("float32") for k in covered}
     if any(len(votes) for votes in rows["votes"][:1]):
         table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
     for column, kept in BEFORE.items():
-        said = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
-        if (said >= 0).any():
-            table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named
+        entries = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
+        if (entries >= 0).any():
+            table[kept], features[kept] = pa.array(entries, pa.int64(), mask=entries < 0), named
     return Dataset(pa.table(table)).cast(Features(features))

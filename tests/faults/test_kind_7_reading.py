@@ -74,7 +74,7 @@ def test_a_rule_covers_as_much_in_every_table(tmp_path):
     told = trust(run, Group("rules/f", (1,)), Classes.of(run))
     (judged,) = judge_functions(run)
     assert told.coverage == judged.coverage == 0.6 and told.mean == judged.trust == 0.5
-    assert run.mask[:, 1].sum() == 2 and run.speaks[:, 1].sum() == 6
+    assert run.mask[:, 1].sum() == 2 and run.covers[:, 1].sum() == 6
     page = write_report(tmp_path).read_text()
     assert page.count("60 %</span>") == 1 and page.count("60.0 %</span>") == 1
 
