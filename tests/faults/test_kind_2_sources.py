@@ -61,7 +61,7 @@ def test_folded_and_along_a_tangent_it_is_the_same_loss():
     stack = LossStack({"label": CrossEntropy(weight_column="sure", label_smoothing=0.2), "teacher": Distillation()}, {})
     weights = torch.tensor([[0.3, 0.7], [1.0, 0.2], [0.4, 0.6], [0.9, 0.1]], dtype=torch.float64)
     rows = (weights * stack(Outputs(logits=LOGITS), batch)).sum(1)
-    torch.testing.assert_close(stack.fold(batch, 3, weights)(LOGITS), rows)
+    torch.testing.assert_close(stack.soft_sources(batch, 3).fold(weights)(LOGITS), rows)
 
     tangent, step = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), 1e-6
     ends = [stack(Outputs(logits=LOGITS + s * step * tangent), batch) for s in (1, -1)]

@@ -10,7 +10,7 @@ What else the kind lists stands elsewhere:
     departure from forward mode: tests/metagrad/test_finite_difference.py::test_departure_from_forward_mode_is_what_is_promised
     a short last micro-batch: tests/test_window.py::test_a_batch_is_the_sum_of_its_parts
     every row counts once an epoch: tests/test_window.py::test_every_row_counts_once_an_epoch
-    a row twice in a batch: tests/test_window.py::test_padding_is_dropped_and_a_row_that_comes_twice_is_not
+    a row twice in a batch: tests/test_window.py::test_a_row_that_comes_twice_is_not_dropped
     weights of the best model: tests/end_to_end/test_trainer.py::test_best_model_comes_with_its_weights
 """  # noqa: E501
 
@@ -112,8 +112,8 @@ def test_what_nobody_logs_takes_no_more_than_so_much_room():
     history = WeightHistory(["label"], None)
     for _ in range(5):
         part = torch.rand(MOST // 3, 1)
-        history.record(torch.zeros(len(part)), part, part, torch.ones_like(part, dtype=torch.bool))
-        assert sum(len(mask) for *_, mask in history._pending) <= MOST
+        history.record(torch.zeros(len(part)), part, torch.ones_like(part, dtype=torch.bool))
+        assert sum(len(mask) for _, mask in history._pending) <= MOST
     assert history.flush(1, None)["weight/label"] == pytest.approx(0.5, abs=0.01)
 
 

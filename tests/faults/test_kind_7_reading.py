@@ -10,6 +10,9 @@ What else the kind lists stands elsewhere:
     misspelt and odd flags: tests/commands/test_config.py::test_flags_are_refused_in_one_line
     what stderr holds: tests/commands/test_streams.py::test_what_a_good_run_says
     every source is documented: tests/docs/test_pages.py::test_yaml_is_a_configuration
+    one class, far below its teacher: tests/commands/test_baseline.py::test_a_student_far_below_its_teacher_is_found
+    a student of one class: tests/commands/test_baseline.py::test_a_student_of_one_class_is_found
+    the model card: tests/commands/test_baseline.py::test_the_card_and_the_format
     texts in the report: tests/report/test_report.py::test_names_and_texts_are_shown_not_run
 """
 
@@ -35,7 +38,6 @@ import amal_hf
 from amal_hf import classification_metrics
 from amal_hf.commands._summary import summary
 from amal_hf.denoising.reader import encode_rows
-from amal_hf.model_card import add_scores, as_code
 from amal_hf.report import write_report
 from amal_hf.report.functions import judge_functions
 from amal_hf.report.run import read_run
@@ -143,79 +145,25 @@ def test_sources_that_are_added_are_explained(tmp_path):
 # ---- the last words of a run ----
 
 
-def last_words(folder: Path, student: list[int], corrected: list[int], teacher: list[int], **about) -> str:
-    names = ["air", "sea", "land"]
-    run = {"classes": names, "sources": ["label"], **about}
-    table = {"label": corrected, "student": student, "teachers": [[t] for t in teacher],
-             "corrected": np.eye(3)[corrected].tolist()}  # fmt: skip
-    Dataset.from_dict(table).save_to_disk(str(folder / "rows"))
-    (folder / "run.json").write_text(json.dumps(run))
-    return summary(folder, {}, {}, folder / "report.html")
+@pytest.mark.parametrize(("seen", "shown"), [(84, True), (30, False)])
+def test_how_many_rows_an_epoch_has(seen, shown, tmp_path):
+    """Clean rows are repeated among the training rows: an epoch is longer than the file, and that is printed."""
+    run = {"classes": ["air", "sea", "land"], "asserts": {}, "data": {"train": 30}, "epoch": seen}
+    labels = [0, 1, 2] * 10
+    Dataset.from_dict({"label": labels, "corrected": np.eye(3)[labels].tolist()}).save_to_disk(str(tmp_path / "rows"))
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    printed = summary(tmp_path, {}, {}, tmp_path / "report.html")
+    assert ("epoch     84 rows: 30 of train, and clean rows, repeated, 54" in printed) == shown
 
 
-def test_a_student_that_names_one_class_is_said(tmp_path):
-    told = last_words(tmp_path, [1] * 30, [0, 1, 2] * 10, [-1] * 30)
-    assert "student   names 'sea' on 30 of 30 rows" in told and "Raise learning_rate" in told
-
-
-def test_a_student_far_below_its_teacher_is_said(tmp_path):
-    """It agrees on 20 of 30 rows, the teacher on 27 of 27 it speaks about, where the student has 18."""
-    corrected = [0, 1, 2] * 10
-    student = [c if i % 3 else (c + 1) % 3 for i, c in enumerate(corrected)]
-    teacher = [c if i >= 3 else -1 for i, c in enumerate(corrected)]
-    told = last_words(tmp_path, student, corrected, teacher)
-    assert "agrees with corrected labels on 66.7% of rows, a teacher on 100.0%" in told
-    assert "names" not in told.split("student ")[1].split("\n")[0]
-
-
-@pytest.mark.parametrize("corrected", [[0, 1, 2] * 10, [1] * 30])
-def test_a_student_that_learned_is_no_news(corrected, tmp_path):
-    told = last_words(tmp_path, corrected, corrected, corrected)
-    assert "student   " not in told and "Raise" not in told
-
-
-def test_how_many_rows_an_epoch_has(tmp_path):
-    told = last_words(tmp_path, [0, 1, 2] * 10, [0, 1, 2] * 10, [-1] * 30, epoch=84)
-    assert "epoch     84 rows: 30 of train, and clean rows, repeated, 54" in told
-
-
-# ---- the model card ----
-
-
-def test_the_card_says_what_the_model_is(build, tmp_path):
-    model = planted.make_student()
-    model.config.id2label = dict(enumerate(["air|space", "sea", "`land`"]))
-    rows, clean = (planted.make_rows(n, i, tokens=False).cast_column("label", planted.Dataset.from_dict(
-        {"label": [0]}).features["label"]) for i, n in enumerate((24, 12)))  # fmt: skip
-    odd = "a|b`c\nd <b>"
-    trainer = build({"method": "fixed"}, model=model, train_dataset=rows, clean_dataset=clean,
-                    losses={"label": planted.CrossEntropy(), odd: planted.Distillation()},
-                    compute_metrics=classification_metrics)  # fmt: skip
+def test_the_run_counts_its_epoch(build, tmp_path):
+    trainer = build({"method": "denoise", "num_train_epochs": 1}, losses=planted.make_losses("rules"),
+                    train_dataset=planted.make_rows(24, tokens=False), compute_metrics=classification_metrics,
+                    clean_dataset=planted.make_rows(12, 1, tokens=False))  # fmt: skip
     trainer.train()
-    scores = trainer.save_run(planted.make_rows(9, 2, tokens=False).cast_column("label", rows.features["label"]))
-    card = (tmp_path / "run0" / "README.md").read_text()
-    for nothing in ("unknown dataset", "None dataset", "huggingface.co/)", "More information needed"):
-        assert nothing not in card
-    assert r"A classifier of 3 classes (`air\|space`, `sea`, `` `land` ``)" in card
-    table = card[card.index("## Scores") : card.index("## Supervision")]
-    header, _, line = (each.strip("| ").split(" | ") for each in table.strip().splitlines()[2:])
-    assert dict(zip(header[1:], line[1:], strict=True)) == {k: f"{v:.4g}" for k, v in scores["test"].items()}
-    lines = [each for each in card.splitlines() if each.startswith("| ``a")]
-    assert lines and all(len(re.findall(r"(?<!\\)\|", each)) == 3 for each in lines), "two cells, whatever the name"
-
-
-@pytest.mark.parametrize(
-    ("name", "code"), [("label", "`label`"), ("a|b", r"`a\|b`"), ("`x`", "`` `x` ``"), ("two\nlines", "`two lines`")]
-)
-def test_names_as_code(name, code):
-    assert as_code(name) == code
-
-
-def test_no_scores_no_section(tmp_path):
-    card = tmp_path / "README.md"
-    card.write_text("# x\n\n## Supervision\n")
-    add_scores(card, {"test": {}})
-    assert card.read_text() == "# x\n\n## Supervision\n"
+    trainer.save_run()
+    run = json.loads((tmp_path / "run0" / "run.json").read_text())
+    assert run["data"]["train"] == 24 and run["epoch"] == len(trainer.train_dataset) > 24
 
 
 # ---- what is installed ----
