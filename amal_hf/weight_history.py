@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor
 from amal_hf._types import Tensors
 
 QUANTILES = (0.1, 0.5, 0.9)
-AT_ONCE = 64
-"""Batches whose weights are written into the table of all rows at once."""
+AT_ONCE, KEPT = 64, 10_000
+"""Batches whose weights are written into the table of all rows at once; the most that a summary is made of."""
 
 
 def groups(sources: Sequence[str]) -> dict[str, list[int]]:
@@ -64,8 +65,8 @@ class WeightHistory:
         self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
         self.last: Tensor | None = None  # made when there is something to keep
         self.summaries: list[dict[str, Any]] = []
-        self._pending: list[tuple[Tensor, Tensor]] = []
-        self._losses: list[tuple[Tensor, Tensor]] = []
+        self._pending: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
+        self._losses: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
         self._unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(self, index: Tensor, weights: Tensor, mask: Tensor) -> None:
@@ -106,7 +107,8 @@ class WeightHistory:
         weights, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
         known = [torch.where(mask, losses, float("nan")) for losses, mask in self._losses]
         losses = torch.cat(known).float().cpu() if known else None
-        self._pending, self._losses = [], []
+        self._pending.clear()
+        self._losses.clear()
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
@@ -150,7 +152,9 @@ class WeightHistory:
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
-        self.summaries, self._pending, self._losses, self._unwritten = summaries, [], [], []
+        self.summaries, self._unwritten = summaries, []
+        self._pending.clear()
+        self._losses.clear()
         if self._shape is not None and "last_weights" in state:
             self.last_weights().copy_(state["last_weights"])
 
