@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 
-from amal_hf._files import discard_but, no_folder_left, save_whole
+from amal_hf._files import no_folder_left
 from amal_hf._types import LABELS, ROW_ID, RowFunction
 from amal_hf._window import PADDING, Window
 from amal_hf.build import make_mixing
-from amal_hf.checkpoints import read_learned, write_learned
+from amal_hf.checkpoints import LearnedCheckpoints
 from amal_hf.clean_rows import lookahead_for, prepare_batch
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
@@ -47,7 +45,7 @@ from amal_hf.tasks import resolve_task
 from amal_hf.weigher import KNOWN, Weigher
 
 
-class AMALTrainer(Trainer):
+class AMALTrainer(LearnedCheckpoints):
     r"""Fine-tune on several imperfect sources at once; learn λ `[N, K]` from a few clean rows.
 
     $$L = \frac1N \sum_{ik} \lambda_{ik}\, \ell_{ik}(\theta), \qquad
@@ -129,14 +127,21 @@ class AMALTrainer(Trainer):
             if self.args.mixing_start is None:
                 self.settings.mixing_start = self.prepared.levels
         self.stack, self.train_dataset = LossStack(losses, self._example), rows
-        counted = isinstance(rows, Dataset)
-        num_rows, classes = len(rows) if counted else None, self.model.config.num_labels
-        mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
-        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
-        check_launch(self, mixing, counted)
-        single, known = classes if self.task == SINGLE_LABEL else 0, LOG_POSTERIOR if denoises else ""
-        self.weigher = Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, single, known)
+        self.weigher = self._make_weigher(LOG_POSTERIOR if denoises else "")
         self._finite = FiniteCheck(self)
+
+    def _make_weigher(self, posterior: str) -> Weigher:
+        rows, counted, classes = (
+            self.train_dataset,
+            isinstance(self.train_dataset, Dataset),
+            self.model.config.num_labels,
+        )
+        num_rows = len(rows) if counted else None
+        mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
+        check_launch(self, mixing, counted)
+        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
+        classes = classes if self.task == SINGLE_LABEL else 0
+        return Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, classes, posterior)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
@@ -263,29 +268,6 @@ class AMALTrainer(Trainer):
             logs |= self.weigher.history.flush(self.state.global_step, self.state.epoch)
             logs |= {"meta_time_share": self.weigher.clock.share(), **self.stack.temperatures.values()}
         super().log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
-
-    def _finalize_training(self, trial: Any, *args: Any) -> Any:
-        if self.args.should_save and self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
-            discard_but(self._get_output_dir(trial), 1, best, newest=False)  # `Trainer` would do so file by file
-        return super()._finalize_training(trial, *args)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        self.weigher.commit(self.state.global_step)
-        if self.args.should_save:
-            write_learned(self.weigher, Path(output_dir))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            read_learned(self.weigher, Path(checkpoint), self.state.global_step)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        read_learned(self.weigher, Path(self.state.best_model_checkpoint), self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ class LossStack:
         classes = expected_tangent(outputs.logits, tangent)[:, None] - tangent
         return torch.cat([*blocks, classes], dim=1)
 
-    @property
+    @cached_property
     def folds(self) -> bool:
         """Whether every source is a cross-entropy to a class distribution, so that one soft target stands for all."""
         own = all(promised(loss, "soft_target") for loss in self.losses.values())
