@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor
 from amal_hf._types import Tensors
 
 QUANTILES = (0.1, 0.5, 0.9)
-MOST = 400_000  # rows that are kept for the next summary
-AT_ONCE = 64
-"""Batches whose weights are written into the table of all rows at once."""
+AT_ONCE, KEPT = 64, 10_000
+"""Batches whose weights are written into the table of all rows at once; the most that a summary is made of."""
 
 
 def groups(sources: Sequence[str]) -> dict[str, list[int]]:
@@ -65,9 +65,8 @@ class WeightHistory:
         self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
         self.last: Tensor | None = None  # made when there is something to keep
         self.summaries: list[dict[str, Any]] = []
-        self._pending: list[tuple[Tensor, Tensor]] = []
-        self._losses: list[tuple[Tensor, Tensor]] = []
-        self._rows = 0  # of those that wait for a summary
+        self._pending: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
+        self._losses: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
         self._unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def record(self, index: Tensor, weights: Tensor, mask: Tensor) -> None:
@@ -76,10 +75,6 @@ class WeightHistory:
         Nothing is computed and no device is waited for until somebody asks, or many batches have come together.
         """
         self._pending.append((weights, mask))
-        self._rows += len(mask)
-        if self._rows > MOST:  # nobody logs: every second row will do
-            self._pending = [(w[::2], m[::2]) for w, m in [map(torch.cat, zip(*self._pending, strict=True))]]
-            self._rows = len(self._pending[0][0])
         if self._shape is not None:
             self._unwritten.append((index, weights, mask))
             if len(self._unwritten) >= AT_ONCE:
@@ -88,8 +83,6 @@ class WeightHistory:
     def record_losses(self, index: Tensor, losses: Tensor, mask: Tensor) -> None:
         """Note the losses of a batch and where they apply, `[N, K]`, detached."""
         self._losses.append((losses, mask))
-        if self._rows > MOST // 2:  # as `record` does
-            self._losses = self._losses[-AT_ONCE:]
 
     def _write(self) -> None:
         """Every row's last weights, of the batches that came since."""
@@ -114,7 +107,8 @@ class WeightHistory:
         weights, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
         known = [torch.where(mask, losses, float("nan")) for losses, mask in self._losses]
         losses = torch.cat(known).float().cpu() if known else None
-        self._pending, self._losses, self._rows = [], [], 0
+        self._pending.clear()
+        self._losses.clear()
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
@@ -158,8 +152,9 @@ class WeightHistory:
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held; of a row that was not visited then, what is known now stays."""
-        self.summaries, self._pending, self._losses, self._unwritten = summaries, [], [], []
-        self._rows = 0
+        self.summaries, self._unwritten = summaries, []
+        self._pending.clear()
+        self._losses.clear()
         if self._shape is not None and "last_weights" in state:
             now, then = self.last_weights(), state["last_weights"].to(self.last_weights())
             unseen = then.isnan().all(1, keepdim=True)

@@ -26,7 +26,7 @@ import torch
 from amal_hf import AMALConfig, classification_metrics
 from amal_hf.mixing import Table
 from amal_hf.mixing.base import Rows
-from amal_hf.weight_history import MOST, WeightHistory
+from amal_hf.weight_history import KEPT, WeightHistory
 
 # ---- given later ----
 
@@ -110,11 +110,12 @@ def test_a_run_that_logs_nothing_has_its_end_in_the_history(strategy, build, tmp
 
 def test_what_nobody_logs_takes_no_more_than_so_much_room():
     history = WeightHistory(["label"], None)
-    for _ in range(5):
-        part = torch.rand(MOST // 3, 1)
-        history.record(torch.zeros(len(part)), part, torch.ones_like(part, dtype=torch.bool))
-        assert sum(len(mask) for _, mask in history._pending) <= MOST
-    assert history.flush(1, None)["weight/label"] == pytest.approx(0.5, abs=0.01)
+    part, covered = torch.rand(4, 1), torch.ones(4, 1, dtype=torch.bool)
+    for _ in range(KEPT + 5):
+        history.record(torch.zeros(4), part, covered)
+        history.record_losses(torch.zeros(4), part, covered)
+    assert len(history._pending) == len(history._losses) == KEPT
+    assert history.flush(1, None)["weight/label"] == pytest.approx(part.mean().item(), abs=1e-4)
 
 
 def test_rows_seen_after_the_best_model_keep_their_weights():

@@ -1,4 +1,4 @@
-"""The shape of the house: no module imports itself by way of others; rooms stay short."""
+"""The shape of the package: no module imports itself by way of others; files stay short; the face is small."""
 
 from __future__ import annotations
 
