@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 
 from amal_hf.data.classes import spelled
+from amal_hf.data.exports import plain_rows
 
 _INTEGER, _FLOAT = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?")
 _LONGEST_FIELD = 2**31 - 1
@@ -197,6 +198,7 @@ def _read_json(path: Path) -> Dataset:
         raise ValueError(
             f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a line."
         )
+    rows = plain_rows(rows, path.name)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset(pa.table({name: _values(name, [row.get(name) for row in rows]) for name in names}))
 
