@@ -51,6 +51,12 @@ def of_type(argument: str, found: Any, kind: type | tuple[type, ...], expected: 
         )
 
 
+def raised(error: BaseException) -> str:
+    """What code of the user's raised, in one line."""
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+
+
 def writable(argument: str, folder: str | Path) -> None:
     """A folder that can be written, or made.
 

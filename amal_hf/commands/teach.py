@@ -23,7 +23,9 @@ def run(argv: Sequence[str]) -> int:
     config = settings("teach", TeachConfig, argv[count:])
     *teachers, data = argv[:count] or [""]
     if not teachers or not config.output_dir:
-        raise ValueError(f"`TEACHER DATA`: expected teachers, then a data set, and --output_dir. Usage: {USAGE}")
+        raise ValueError(
+            f"`TEACHER DATA`: expected teachers, then a data set, and --output_dir, found {[*argv]}. Usage: {USAGE}"
+        )
     check_output(config.output_dir, "teach", {"DATA": data, "TEACHER": teachers})
     splits = _labelled(load_splits(data), config)
     taught = teach_splits(splits, teachers, config)

@@ -18,6 +18,8 @@ logger = logging.get_logger(__name__)
 
 MAX_CLASSES = 1000
 """Most classes that are found in a column of labels; more must be listed in `classes`."""
+ORDERED = 500
+"""Most columns whose order is kept."""
 NOTHING = ("-1", "-100")
 """How data sets write "no label", where no class is called so."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
@@ -132,9 +134,10 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[Any] | None
         ValueError: a label that is not among the classes; without `classes`, splits that name or order them otherwise.
     """
     holding = {name: split for name, split in splits.items() if column in split.column_names}
+    given = None if classes is None else ClassReader(classes)
     if not holding:
         return splits
-    reader = ClassReader(infer_classes(holding, column) if classes is None else classes)
+    reader = given or ClassReader(infer_classes(holding, column))
     feature, forgiven = ClassLabel(names=reader.names), Counter[str]()
     named = {}
     for name, split in holding.items():
@@ -264,12 +267,14 @@ def answers(dataset: Dataset, column: str, where: str = "") -> tuple[np.ndarray,
 
 
 def _replaced(split: Dataset, column: str, values: pa.Array, feature: Any) -> Dataset:
-    """The split with other values in a column, which keeps its place."""
+    """The split with other values in a column, which keeps its place (but stands last of very many)."""
     made = Dataset(pa.table({column: values}), info=DatasetInfo(features=Features({column: feature})))
     rest = split.remove_columns(column)
     if not rest.column_names:
         return made
-    return concatenate_datasets([rest, made], axis=1).select_columns(split.column_names)
+    beside = concatenate_datasets([rest, made], axis=1)
+    # `datasets` puts n columns in order in n² steps
+    return beside.select_columns(split.column_names) if len(split.column_names) <= ORDERED else beside
 
 
 def _negative(split: Dataset, column: str) -> bool:

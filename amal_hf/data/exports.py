@@ -94,8 +94,8 @@ def _free(data: Row, file: str) -> Row:
 def _several(said: Sequence[str], row: Mapping[str, Any], file: str) -> ValueError:
     text = str(row.get("text", dict(row)))
     return ValueError(
-        f"`data`: expected one class a text in {file!r}, found {', '.join(map(repr, said))} on {text[:40]!r}. Settle on "
-        "one, or write a column of answers an annotator and name these in `annotators`."
+        f"`data`: expected one class a text in {file!r}, found {', '.join(map(repr, said))} on {text[:40]!r}. Settle "
+        "on one, or write a column of answers an annotator and name these in `annotators`."
     )
 
 

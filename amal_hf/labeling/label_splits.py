@@ -111,7 +111,7 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
         ValueError: naming the setting.
     """
     if not config.output_dir:
-        raise ValueError("`output_dir`: expected a folder to write, found none.")
+        raise ValueError("`output_dir`: expected a folder to write, found none. Name one: --output_dir DIR.")
     check_output(config.output_dir, "label", {})
     check_models(config.models, functions)
     _checks.one_of("engine", config.engine, ENGINES)
@@ -119,11 +119,14 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
     _checks.positive("num_proc", config.num_proc, zero=True)
     _checks.positive("num_workers", config.num_workers)
     if not any(len(split) for split in splits.values()):
-        raise ValueError("`data`: expected at least one row, found none.")
+        raise ValueError("`data`: expected at least one row, found none. Fill the file.")
     for name, split in splits.items():
         feature = split.features.get(config.label_column)
         if feature is not None and not isinstance(feature, ClassLabel):
-            raise ValueError(f"`label_column`: expected classes in {config.label_column!r} of {name}, found {feature}.")
+            raise ValueError(
+                f"`label_column`: expected classes in {config.label_column!r} of {name}, found {feature}. Name the "
+                "column of the class."
+            )
     replaced = sorted({VOTES, *COLUMNS.values()} & {c for split in splits.values() for c in split.column_names})
     if replaced:
         warnings.warn(

@@ -155,7 +155,9 @@ def name_teachers(teachers: Sequence[str], given: Sequence[str] = ()) -> list[st
     """
     if given:
         if len(given) != len(teachers) or len(set(given)) != len(given):
-            raise ValueError(f"`names`: expected {len(teachers)} different names, for {teachers}, found {list(given)}.")
+            raise ValueError(
+                f"`names`: expected {len(teachers)} different names, for {teachers}, found {list(given)}. Name each."
+            )
         return list(given)
     if len(teachers) == 1:
         return ["teacher"]
@@ -209,7 +211,7 @@ def _texts(rows: Dataset, split: str, config: TeachConfig) -> Dataset:
     needed = [*config.text_columns, config.where] if config.where else config.text_columns
     _checks.columns(split, rows.column_names, {"teacher": needed})
     if not len(rows):
-        raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none.")
+        raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none. Fill it.")
     texts = rows.select_columns(list(config.text_columns)).with_format(None)
     asked = [value == 1 for value in rows[config.where]] if config.where else [True] * len(rows)
     for column in config.text_columns:

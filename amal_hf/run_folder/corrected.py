@@ -226,7 +226,8 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
     run_dir = Path(run_dir)
     if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
         raise FileNotFoundError(
-            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
+            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in "
+            f"{str(run_dir)!r}. Name the folder of a run that ended."
         )
     target = Path(output_dir) if output_dir else run_dir / "denoised"
     check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
