@@ -196,9 +196,9 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
             f"`classes`: expected names or numbers in column {column!r}, found both: {_few(found)}. List the names in "
             "the order of their numbers."
         )
-    if any("." in number or number.startswith("-") for number in numbers):
+    if odd := [number for number in numbers if "." in number or number.startswith("-")]:
         raise ValueError(
-            f"`classes`: expected classes in column {column!r}, found numbers such as {numbers[0]}. List them as names "
+            f"`classes`: expected classes in column {column!r}, found numbers such as {odd[0]}. List them as names "
             "in `classes` where they are classes."
         )
     called: dict[str, str] = {}
@@ -294,7 +294,7 @@ def _positions(counts: Mapping[str, int], column: str) -> list[str]:
 
 
 def _bounded(distinct: int, rows: int, column: str) -> None:
-    if distinct > MAX_CLASSES or (distinct > 50 and 2 * distinct > rows):
+    if distinct > MAX_CLASSES or (distinct > 50 and 2 * distinct > rows) or 20 < distinct == rows:
         raise ValueError(
             f"`label_column`: expected at most {MAX_CLASSES} classes, each on several rows, found {distinct} in {rows} "
             f"rows of {column!r}. Name the column of the class, or list `classes`."

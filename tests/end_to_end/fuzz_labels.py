@@ -106,7 +106,7 @@ DATA: dict[str, tuple[Callable[[Rows], Rows], bool | None]] = {
     "labels of halves": (named(lambda i, row: 0.5 * (i % 3)), True),
     "labels -1 and 1": (named(lambda i, row: 2 * (i % 2) - 1), True),
     "names and numbers": (named(lambda i, row: i % 3 if i % 2 else row["label"]), True),
-    "a name each": (named(lambda i, row: f"name {i}"), None),
+    "a name each": (named(lambda i, row: f"name {i}"), True),
     "a class called None": (named(lambda i, row: "None" if i % 3 else "Air"), True),  # two, and votes for three
     "no rows": (lambda rows: [], True),
     "no text": (lambda rows: [{"label": row["label"]} for row in rows], True),
