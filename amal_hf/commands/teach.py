@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow.compute as pc
 from accelerate import PartialState
-from datasets import ClassLabel, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Value
 
 from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.commands._flags import settings
@@ -41,11 +41,21 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _one_name(holding: Sequence[Dataset], column: str) -> bool:
+    """Whether the lists of a column name one class each, as annotation tools write them: `["x"]`, `{"choices": [..]}`.
+
+    Lists of numbers, and of several names, are labels of several classes.
+    """
+    said = [value["choices"] if isinstance(value, dict) and {*value} == {"choices"} else value
+            for split in holding for value in split[column] if value is not None]  # fmt: skip
+    return all(isinstance(value, list) and len(value) < 2 and all(isinstance(v, str) for v in value) for value in said)
+
+
 def _labelled(splits: DatasetDict, config: TeachConfig) -> DatasetDict:
     """Labels that are words or numbers of classes get names; numbers with a point are a regression's."""
     holding = [split for split in splits.values() if config.label_column in split.column_names]
     feature = holding[0].features[config.label_column] if holding else None
-    if not isinstance(feature, (Value, ClassLabel)):
+    if not isinstance(feature, (Value, ClassLabel)) and not _one_name(holding, config.label_column):
         return splits
     if isinstance(feature, Value) and feature.dtype.startswith("float") and not config.classes:
         values = holding[0].select_columns([config.label_column]).with_format("arrow")[:].column(0)

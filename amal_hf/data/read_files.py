@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is none.
     """
     with one_line(path):
-        return json.loads(_text(path))
+        return _said(_text(path), path)
 
 
 @contextmanager
@@ -121,6 +122,22 @@ def _text(path: Path) -> str:
             f"`data`: expected text in {str(path)!r}, found bytes of zero: a binary file, or UTF-16. Save it as UTF-8."
         )
     return raw.decode("utf-8-sig")
+
+
+def _said(text: str, path: Path) -> Any:
+    """The value that a text of JSON stands for; no name may stand twice in an object, where the last would win."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise ValueError(
+                f"`data`: expected every name once in an object of {path.name!r}, found twice: {twice[:5]}. Drop or "
+                "rename one."
+            )
+        return made
+
+    return json.loads(text, object_pairs_hook=once)
 
 
 def _read_csv(path: Path) -> Dataset:
@@ -178,11 +195,11 @@ def _cells(cells: list[str]) -> pa.Array:
 def _read_json(path: Path) -> Dataset:
     text, rows = _text(path), []
     if text.lstrip()[:1] == "[":
-        rows = json.loads(text)
+        rows = _said(text, path)
     else:
         for number, line in enumerate(text.split("\n"), 1):
             try:
-                rows.append(json.loads(line)) if line.strip() else None
+                rows.append(_said(line, path)) if line.strip() else None
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"`data`: expected a JSON object in line {number} of {path.name!r}, found {line.strip()[:40]!r} "
@@ -194,7 +211,8 @@ def _read_json(path: Path) -> Dataset:
             f"`data`: expected an object in every row of {path.name!r}, found {str(rows[odd])[:40]!r} in row {odd}. "
             'Write rows as {"text": ..., "label": ...}.'
         )
-    if len(rows) == 1 and len(rows[0]) > 1 and all(isinstance(value, (list, dict)) for value in rows[0].values()):
+    alone = text.lstrip()[:1] == "{" and len(rows) == 1 and len(rows[0]) > 1
+    if alone and all(isinstance(value, (list, dict)) for value in rows[0].values()):
         raise ValueError(
             f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a line."
         )

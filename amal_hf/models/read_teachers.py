@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from amal_hf import _checks
 from amal_hf._files import check_writable
+from amal_hf.data.split import as_text
 from amal_hf.models.class_order import output_order
 from amal_hf.models.pooling import check_layers
 from amal_hf.models.teacher import Teacher, find_teachers
@@ -213,6 +214,8 @@ def _texts(rows: Dataset, split: str, config: TeachConfig) -> Dataset:
     if not len(rows):
         raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none. Fill it.")
     texts = rows.select_columns(list(config.text_columns)).with_format(None)
+    for column in config.text_columns:
+        texts = as_text(texts, column, split)
     asked = [value == 1 for value in rows[config.where]] if config.where else [True] * len(rows)
     for column in config.text_columns:
         empty = [i for i, (text, ask) in enumerate(zip(texts[column], asked, strict=True)) if ask and text is None]

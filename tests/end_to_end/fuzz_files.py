@@ -231,7 +231,9 @@ DAMAGES: dict[str, Damage] = {
     "labels of doccano": fine("train.jsonl", lines(relabelled(lambda i, row: [row["label"]]))),
     "texts that are lists": file("train.jsonl", lines([{**row, "text": row["text"].split()} for row in ROWS]),
                                  refused=("train", "teach")),
-    "texts that are numbers": file("train.jsonl", lines([{**row, "text": i} for i, row in enumerate(ROWS)])),
+    "texts that are numbers": fine("train.jsonl", lines([{**row, "text": i} for i, row in enumerate(ROWS)]),
+                                   [{**row, "text": str(i)} for i, row in enumerate(ROWS)], refused=("label",),
+                                   allowed=("train", "teach")),
     # ---- compressed ----
     "a .gz cut short": file("train.jsonl.gz", HALF[:-9]),
     "a .gz cut in half": file("train.jsonl.gz", HALF[: len(HALF) // 2]),

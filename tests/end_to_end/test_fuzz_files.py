@@ -43,7 +43,7 @@ def pairs(*parts: Dataset) -> Counter[tuple[str, str | None]]:
         names = getattr(part.features.get("label"), "names", None)
         labels = part["label"][:] if names else [None] * len(part)
         said = [names[c] if names and c is not None and c >= 0 else None for c in labels]
-        found.update(zip(part["text"][:], said, strict=True))
+        found.update(zip(map(str, part["text"]), said, strict=True))
     return found
 
 
