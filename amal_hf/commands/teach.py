@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> int:
     state = PartialState()
     if state.is_main_process:
         read = (config.splits or ["train"])[0]
-        added = [c for c in taught[read].column_names if c not in splits[read].column_names]
+        there = {*splits[read].column_names}
+        added = [c for c in taught[read].column_names if c not in there]
         with replaced_folder(config.output_dir, "teach") as scratch:
             taught.save_to_disk(scratch / "made")
             write_json(scratch / "made" / "teachers.json", {"teachers": teachers, "columns": added})

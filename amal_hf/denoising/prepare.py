@@ -216,7 +216,7 @@ def with_gold(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, 
     sure = SURE * np.eye(num_classes, dtype=np.float32)[truth]
     sure -= np.log(np.exp(sure).sum(1, keepdims=True))
     gold = _with_column(_with_column(clean, LOG_POSTERIOR, sure), GOLD, truth)
-    shared = [c for c in train.column_names if c in gold.column_names and c != ROW_ID]
+    shared = [c for c in train.column_names if c in {*gold.column_names} - {ROW_ID}]
     rows = _with_column(train, GOLD, np.full(len(train), -100))
     gold = gold.select_columns([*shared, GOLD]).select(np.tile(np.arange(len(gold)), times))
     if ROW_ID in train.column_names:

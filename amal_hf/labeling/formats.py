@@ -127,7 +127,7 @@ def join_columns(dataset: Dataset, other: Dataset, on: str = ROW_ID) -> Dataset:
             f"`other`: expected the same rows by {on!r}, found {len(place)} for {len(dataset)}, {len(lost)} of these "
             f"missing: {lost[:5]}. Join tables of the same rows."
         )
-    both = [c for c in other.column_names if c in dataset.column_names and c != on]
+    both = sorted({*other.column_names} & {*dataset.column_names} - {on})
     if both:
         raise ValueError(f"`other`: expected new columns, found {both} in both. Drop or rename them in one.")
     added = other.remove_columns(on).select([place[key] for key in keys["dataset"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -141,13 +142,10 @@ def judge(case: Case, tally: Tally, capsys: Any) -> None:
         tally.add(case, "run", "")
 
 
-def seen(folder: Path) -> dict[str, tuple[int, int]]:
-    """Everything below a folder, with sizes and times."""
-    found = {}
-    for place in folder.rglob("*"):
-        if "__pycache__" not in place.parts and (place.is_file() or place.is_symlink()):
-            status = place.lstat()
-            found[str(place.relative_to(folder))] = (status.st_size, status.st_mtime_ns)
-        elif place.is_dir() and place.name != "__pycache__":
-            found[str(place.relative_to(folder))] = (0, 0)
-    return found
+def seen(folder: Path) -> dict[str, str]:
+    """Everything below a folder, with hashes of what files hold."""
+    return {
+        str(place.relative_to(folder)): hashlib.md5(place.read_bytes()).hexdigest() if place.is_file() else ""
+        for place in folder.rglob("*")
+        if "__pycache__" not in place.parts
+    }
