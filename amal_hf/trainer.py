@@ -20,7 +20,7 @@ from amal_hf._files import discard_but, no_folder_left, save_whole
 from amal_hf._types import LABELS, ROW_ID, Outputs, RowFunction
 from amal_hf._window import PADDING, Window
 from amal_hf.build import make_lookahead, make_mixing, make_virtual_step
-from amal_hf.checkpoints import read_learned, write_learned
+from amal_hf.checkpoints import check_checkpoint, check_loaded, read_learned, readable, write_learned
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
     LABEL_ALIASES,
@@ -141,6 +141,9 @@ class AMALTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
+        said = args[0] if args else kwargs.get("resume_from_checkpoint")
+        if said and not isinstance(said, bool):
+            check_checkpoint(said)
         self._start_afresh(training=True)
         return super().train(*args, **kwargs)
 
@@ -335,10 +338,23 @@ class AMALTrainer(Trainer):
         if self.args.should_save:
             write_learned(self.weigher, Path(output_dir))
 
+    def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with readable(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+
+    def _issue_warnings_after_load(self, result: Any) -> None:
+        super()._issue_warnings_after_load(result)
+        check_loaded(result.missing_keys, self.model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -216,7 +216,7 @@ def _read_json(path: Path) -> Dataset:
         raise ValueError(
             f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a line."
         )
-    rows = plain_rows(rows, path.name)
+    rows = [*plain_rows(rows, path.name)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset(pa.table({name: _values(name, [row.get(name) for row in rows]) for name in names}))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from amal_hf.data.columns import label_column
 from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
+from amal_hf.run_folder.read import read_rows
 
 PARQUET, CSV = "corpus.parquet", "corpus.csv"
 
@@ -231,8 +231,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
         )
     target = Path(output_dir) if output_dir else run_dir / "denoised"
     check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
-    run = json.loads((run_dir / "run.json").read_text())
-    rows = load_from_disk(run_dir / "rows")
+    run, rows, _ = read_rows(run_dir)
     if "corrected" not in rows.column_names:
         raise ValueError(
             f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "

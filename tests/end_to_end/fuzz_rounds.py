@@ -21,6 +21,9 @@ SECONDS = 20
 GOOD_FORM = re.compile(r"`[^`]+`:? .*(expected|reads|works).*found.*[.?:)'\"\]] ['A-Z][^.?]*[^ ]")
 """Argument or file, what was expected, what was found, and a sentence on what to do."""
 
+ANYTHING = "expected what this machine and its libraries can run"
+"""The message where nobody thought of what is wrong."""
+
 
 class Reached(BaseException):
     """Every check before training was passed."""
@@ -130,7 +133,7 @@ def judge(case: Case, tally: Tally, capsys: Any) -> None:
         elif seen(case.folder) != before:
             tally.add(case, "written though refused", str(sorted({*seen(case.folder).items()} ^ {*before.items()})[:4]))
         else:
-            good = last.startswith(f"amal-hf {case.argv[0]}: ") and GOOD_FORM.search(last)
+            good = last.startswith(f"amal-hf {case.argv[0]}: ") and GOOD_FORM.search(last) and ANYTHING not in last
             tally.add(case, "refused" if good else "poor message", last)
     elif status != 0:
         tally.add(case, f"exit {status}", last)

@@ -101,6 +101,7 @@ def several(run: Path) -> None:
 NAN = float("nan")
 SIDE = ("report",)
 NONE: tuple[str, ...] = ()
+RESUMED = ("train",)
 DAMAGES: dict[str, Damage] = {
     # ---- run.json ----
     "no run.json": gone("run.json"),
@@ -143,7 +144,7 @@ DAMAGES: dict[str, Damage] = {
     "a list for the versions": about(SIDE, versions=["torch"]),
     "a word for the configuration": about(SIDE, config="denoise"),
     "a word for the seconds": about(SIDE, seconds="long"),
-    "no seconds": about(SIDE, seconds=NAN),
+    "no seconds": about(NONE, same=False, seconds=NAN),
     # ---- history.json and metrics.json ----
     "no history.json": gone("history.json", NONE, same=False),
     "an empty history.json": text("history.json", "", SIDE),
@@ -174,7 +175,6 @@ DAMAGES: dict[str, Damage] = {
     "weights of words": column("weights", of_all(lambda w: ["a"] * len(w))),
     "weights of nothing": column("weights", first(None)),
     "a weight of infinity": column("weights", first([float("inf")] * 7)),
-    "a weight below nothing": column("weights", first([-1.0] * 7)),
     "a mask of another width": column("mask", of_all(lambda m: m[:3])),
     "a mask of numbers": column("mask", of_all(lambda m: [2 for _ in m])),
     "corrected of another width": column("corrected", of_all(lambda p: p[:2])),
@@ -188,7 +188,7 @@ DAMAGES: dict[str, Damage] = {
     "labels of words": column("label", of_all(lambda c: "air")),
     "labels of halves": column("label", of_all(lambda c: 0.5)),
     "a teacher's class that is none": column("teacher", first(9)),
-    "a student's class that is none": column("student", first(9), SIDE),
+    "a student's class that is none": column("student", first(9)),
     "a true class that is none": column("true_label", first(9)),
     "a vote for no class": column("votes", first([7, 0, 1])),
     "votes of several widths": column("votes", first([0])),
@@ -196,8 +196,8 @@ DAMAGES: dict[str, Damage] = {
     "a row twice": column("row_id", lambda ids: [ids[1], *ids[1:]]),
     "rows by name": column("row_id", of_all(str)),
     "texts of numbers": column("text", of_all(lambda t: 7)),
-    "two teachers' classes": column("teachers", of_all(lambda t: [*t, 0]), SIDE),
-    "a teacher too sure": column("teachers_confidence", of_all(lambda t: [7.0]), SIDE),
+    "two teachers' classes": column("teachers", of_all(lambda t: [*t, 0])),
+    "a teacher too sure": column("teachers_confidence", of_all(lambda t: [7.0])),
     # ---- what neither reads, or what vouches for the folder ----
     "no clean rows": gone("clean", NONE, same=False),
     "clean rows cut short": cut("clean/data-00000-of-00001.arrow", SIDE, by=900),
@@ -209,8 +209,8 @@ DAMAGES: dict[str, Damage] = {
     "a signature cut short": cut(".amal_hf.json", SIDE),
     "a signature of another shape": text(".amal_hf.json", '{"format": 1, "entries": 3}', SIDE),
     "a page of the user's": text("report.html", "mine", SIDE),
-    "a corpus of the user's": Damage(lambda run: ((run / "denoised").mkdir(), (run / "denoised" / "a").write_text("mine")),
-                                     ("denoise",)),
+    "a corpus of the user's": Damage(
+        lambda run: ((run / "denoised").mkdir(), (run / "denoised" / "a").write_text("mine")), ("denoise",)),
     "a file for the corpus": text("denoised", "mine", ("denoise",)),
 }  # fmt: skip
 
@@ -222,11 +222,15 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
         kept = {key: value.clone() for key, value in load_file(point / name).items()}
         save_file(change(kept), point / name)
 
-    return Damage(spoil, ("train",))
+    return unsigned(Damage(spoil, RESUMED))
+
+
+def unsigned(damage: Damage) -> Damage:
+    """The same in a checkpoint that nothing vouches for."""
+    return Damage(lambda point: (damage.spoil(point), (point / ".amal_hf.json").unlink()), damage.refused)
 
 
 STATE, HISTORY, MODEL, STEPS = "amal_state.safetensors", "amal_history.json", "model.safetensors", "trainer_state.json"
-RESUMED = ("train",)
 CHECKPOINTS: dict[str, Damage] = {
     "as it is": Damage(lambda point: None, NONE),
     "no such folder": Damage(lambda point: remove(point), RESUMED),
@@ -235,20 +239,26 @@ CHECKPOINTS: dict[str, Damage] = {
     **{f"{name} is empty": text(name, "", RESUMED) for name in (STEPS, MODEL, STATE, HISTORY, "optimizer.pt")},
     **{f"{name} is cut short": cut(name, RESUMED) for name in (STEPS, MODEL, STATE, HISTORY, "optimizer.pt")},
     **{f"{name} is text": text(name, "mine", RESUMED) for name in (STEPS, MODEL, STATE, HISTORY, "scheduler.pt")},
-    "a list of steps": text(STEPS, "[]", RESUMED),
-    "steps of no step": text(STEPS, "{}", RESUMED),
-    "a step of a word": about(RESUMED, file=STEPS, global_step="two"),
-    "a step below nothing": about(RESUMED, file=STEPS, global_step=-2),
-    "an object for the history": text(HISTORY, '{"a": 1}', RESUMED),
-    "a history of numbers": text(HISTORY, "[1, 2]", RESUMED),
-    "no history": text(HISTORY, "[]", NONE, same=True),
+    "unsigned": unsigned(Damage(lambda point: None, NONE)),
+    **{f"{name} is cut short, unsigned": unsigned(cut(name, RESUMED))
+       for name in (STEPS, MODEL, STATE, "optimizer.pt")},
+    "scheduler.pt is text, unsigned": unsigned(text("scheduler.pt", "mine", RESUMED)),
+    "a list of steps": unsigned(text(STEPS, "[]", RESUMED)),
+    "steps of no step": unsigned(text(STEPS, "{}", RESUMED)),
+    "a step of a word": unsigned(about(RESUMED, file=STEPS, global_step="two")),
+    "a step below nothing": unsigned(about(RESUMED, file=STEPS, global_step=-2)),
+    "an object for the history": unsigned(text(HISTORY, '{"a": 1}', RESUMED)),
+    "a history of numbers": unsigned(text(HISTORY, "[1, 2]", RESUMED)),
+    "no history": unsigned(text(HISTORY, "[]", NONE)),
     "weights of other rows": tensors(lambda kept: {**kept, "row_ids": kept["row_ids"] + 1000}, STATE),
     "weights of fewer rows": tensors(lambda kept: {**kept, "row_ids": kept["row_ids"][:9].clone()}, STATE),
-    "weights of another width": tensors(lambda kept: {**kept, "last_weights": kept["last_weights"][:, :2].clone()}, STATE),
+    "weights of another width": tensors(
+        lambda kept: {**kept, "last_weights": kept["last_weights"][:, :2].clone()}, STATE),
     "no row ids": tensors(lambda kept: {k: v for k, v in kept.items() if k != "row_ids"}, STATE),
     "rows of halves": tensors(lambda kept: {**kept, "row_ids": kept["row_ids"] + 0.5}, STATE),
     "a model of another width": tensors(lambda kept: {**kept, "classifier.weight": torch.zeros(5, 16)}, MODEL),
     "a model of other names": tensors(lambda kept: {f"x.{k}": v for k, v in kept.items()}, MODEL),
-    "a model that lacks its head": tensors(lambda kept: {k: v for k, v in kept.items() if "classifier" not in k}, MODEL),
+    "a model that lacks its head": tensors(
+        lambda kept: {k: v for k, v in kept.items() if "classifier" not in k}, MODEL),
     "a model of NaN": tensors(lambda kept: {**kept, "classifier.bias": torch.full((3,), NAN)}, MODEL),
 }  # fmt: skip

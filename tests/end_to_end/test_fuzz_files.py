@@ -10,7 +10,8 @@ from typing import Any
 import planted
 import pytest
 from datasets import Dataset, load_from_disk
-from fuzz_files import DAMAGES, EVERY, Damage
+from fuzz_damages import DAMAGES
+from fuzz_files import EVERY, Damage
 from fuzz_rounds import Case, Reached, Tally, clocked, judge
 
 from amal_hf import AMALTrainer

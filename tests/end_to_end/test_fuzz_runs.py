@@ -58,7 +58,7 @@ def test_damaged_run_folders(whole, tmp_path, monkeypatch, capsys):
     page, wanted = (whole / "report.html").read_text(), corpus(tmp_path / "corpus")
 
     def reading(place: Path, same: bool) -> str:
-        if (place / "denoised").is_dir() and corpus(place / "denoised") != wanted:
+        if (place / "denoised" / "corpus.csv").is_file() and corpus(place / "denoised") != wanted:
             return "another corpus"
         return "another page" if same and (place / "report.html").read_text() != page else ""
 
