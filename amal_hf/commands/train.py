@@ -14,7 +14,7 @@ from amal_hf._types import LABELS
 from amal_hf.commands.settings import ANNOTATORS, DataConfig, source_losses
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import name_classes
-from amal_hf.data.columns import LABEL_ALIASES, check_said, with_row_ids
+from amal_hf.data.columns import LABEL_ALIASES, check_said, with_row_ids, without_idle
 from amal_hf.data.load import load_splits
 from amal_hf.data.overlap import guard_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
@@ -107,7 +107,14 @@ def prepare(
     """
     data = find_models(data)
     losses = source_losses(data, sources)
-    parts = check_texts(divide(load_splits(data.data), data, args.seed), args.text_columns)
+    read = {
+        *args.text_columns,
+        data.label_column,
+        *data.annotators,
+        *(c for loss in losses.values() for c in loss.columns),
+    }
+    splits = without_idle(load_splits(data.data), read)
+    parts = check_texts(divide(splits, data, args.seed), args.text_columns)
     if not data.teachers:
         return data, parts, losses
     read = {name + LOGITS for name in data.teacher_names}

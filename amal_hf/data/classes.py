@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
 from transformers.utils import logging
 
+from amal_hf import _checks
+
 logger = logging.get_logger(__name__)
 
 MAX_CLASSES = 1000
@@ -122,8 +124,8 @@ class ClassReader:
             told.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
         more = f" and {len(odd) - 5} more spellings" if len(odd) > 5 else ""
         return (
-            f"`classes`: expected a class of {_few(self.names)}, found {', '.join(told)}{more}{where}. Correct the "
-            "rows, or list every class in `classes`, in the order of its index."
+            f"`classes`: expected a class of {_checks.few(self.names)}, found {', '.join(told)}{more}{where}. Correct "
+            "the rows, or list every class in `classes`, in the order of its index."
         )
 
 
@@ -193,8 +195,8 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
     if numbers and len(numbers) < len(counts):
         found = sorted(counts)
         raise ValueError(
-            f"`classes`: expected names or numbers in column {column!r}, found both: {_few(found)}. List the names in "
-            "the order of their numbers."
+            f"`classes`: expected names or numbers in column {column!r}, found both: {_checks.few(found)}. List the names "
+            "in the order of their numbers."
         )
     if odd := [number for number in numbers if "." in number or number.startswith("-")]:
         raise ValueError(
@@ -230,8 +232,8 @@ def same_classes(splits: Mapping[str, Dataset], column: str = "label") -> list[s
     if any(names != first for names in maps.values()):
         raise ValueError(
             "`classes`: expected the same classes in the same order in every split, found "
-            f"{'; '.join(f'{name}: {_few(names)}' for name, names in maps.items())}. Pass `classes` in one order: "
-            "labels are then matched by name."
+            f"{'; '.join(f'{name}: {_checks.few(names)}' for name, names in maps.items())}. Pass `classes` in one "
+            "order: labels are then matched by name."
         )
     return first
 
@@ -324,7 +326,3 @@ def _unambiguous(keys: Iterable[str | None]) -> dict[str | None, int]:
     listed = list(keys)
     counts = Counter(listed)
     return {key: i for i, key in enumerate(listed) if key is not None and counts[key] == 1}
-
-
-def _few(names: Sequence[str]) -> str:
-    return str(list(names)) if len(names) <= 12 else f"{[*names[:10]]} and {len(names) - 10} more"

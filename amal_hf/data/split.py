@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 from transformers.utils import logging
 
+from amal_hf import _checks
+
 logger = logging.get_logger(__name__)
 
 CLEAN_SPLITS = ("clean", "validation")
@@ -172,8 +174,8 @@ def check_texts(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[s
         for column in columns:
             if column not in split.column_names:
                 raise ValueError(
-                    f"`text_columns`: expected a column {column!r} in {name!r}, found {split.column_names}. Rename the "
-                    "column of the text, or set text_columns."
+                    f"`text_columns`: expected a column {column!r} in {name!r}, found "
+                    f"{_checks.few(split.column_names)}. Rename the column of the text, or set text_columns."
                 )
             made[name] = as_text(made[name], column, name)
             values = made[name].select_columns([column]).with_format("arrow")[:].column(0)

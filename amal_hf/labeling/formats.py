@@ -137,7 +137,8 @@ def join_columns(dataset: Dataset, other: Dataset, on: str = ROW_ID) -> Dataset:
 def _needs(argument: str, dataset: Dataset, columns: Sequence[str]) -> None:
     missing = [c for c in columns if c not in dataset.column_names]
     if missing:
-        raise ValueError(f"`{argument}`: expected column(s) {missing}, found only {dataset.column_names}. Name others.")
+        found = _checks.few(dataset.column_names)
+        raise ValueError(f"`{argument}`: expected column(s) {missing}, found only {found}. Name others.")
 
 
 def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
