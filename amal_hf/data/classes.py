@@ -195,8 +195,8 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
     if numbers and len(numbers) < len(counts):
         found = sorted(counts)
         raise ValueError(
-            f"`classes`: expected names or numbers in column {column!r}, found both: {_checks.few(found)}. List the names "
-            "in the order of their numbers."
+            f"`classes`: expected names or numbers in column {column!r}, found both: {_checks.few(found)}. List the "
+            "names in the order of their numbers."
         )
     if odd := [number for number in numbers if "." in number or number.startswith("-")]:
         raise ValueError(

@@ -206,10 +206,11 @@ def _aggregate(
 
 def _chunks(split: Dataset, label_column: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Votes `[rows, M]` and gold `[rows]`, -1 where unknown (None without a label column)."""
+    there = label_column in split.column_names
+    read = split.select_columns([VOTES, *([label_column] if there else [])])
     for span in spans(len(split), CHUNK_ROWS):
-        part = split.select(span)
-        gold = None
-        if label_column in split.column_names:
+        part, gold = read.select(span), None
+        if there:
             gold = np.array([-1 if label is None else max(label, -1) for label in part[label_column]])
         yield vote_matrix(part), gold
 

@@ -176,8 +176,9 @@ def _orders(teachers: Sequence[Teacher], rows: Dataset, config: TeachConfig) -> 
     theirs = [str(first.id2label[i]) for i in range(first.num_labels)]
     if config.label_column and label is None and not config.classes:
         warnings.warn(
-            f"`label_column`: expected {config.label_column!r} among {_checks.few(rows.column_names)}, found that it is not there. "
-            f"Classes stand in the order of {teachers[0].name!r}: {theirs}; name it, or set it to '' if there is none.",
+            f"`label_column`: expected {config.label_column!r} among {_checks.few(rows.column_names)}, found "
+            f"that it is not there. Classes stand in the order of {teachers[0].name!r}: {theirs}; name it, or set it "
+            "to '' if there is none.",
             UserWarning,
             stacklevel=3,
         )

@@ -83,10 +83,15 @@ def opinions(table: pa.Table, classes: int) -> dict[str, np.ndarray]:
     """What the teachers say of rows, `[N, T]`."""
     said = matrix(table, "teachers", NONE, np.int64, classes)
     sure = matrix(table, "teachers_confidence", 0.0, np.float64)
-    if said.shape != sure.shape or not ((sure >= 0) & (sure <= 1 + 1e-6)).all():
+    if said.shape != sure.shape:
         raise ValueError(
-            f"`rows`: expected as many `teachers_confidence`, from 0 to 1, as `teachers` per row, found "
-            f"{sure.shape[1]} up to {sure.max(initial=0):.3g} and {said.shape[1]}. Write both from the same run."
+            f"`rows`: expected as many `teachers_confidence` as `teachers` per row, found {sure.shape[1]} and "
+            f"{said.shape[1]}. Write both from the same run."
+        )
+    if not ((sure >= 0) & (sure <= 1 + 1e-6)).all():
+        raise ValueError(
+            f"`rows`: expected `teachers_confidence` from 0 to 1, found {sure.min():.3g} to {sure.max():.3g}. Write "
+            "rows/ again."
         )
     return {"teachers": said, "teachers_confidence": sure}
 
