@@ -43,18 +43,16 @@ def finite(argument: str, found: Sequence[Any]) -> None:
         raise ValueError(f"`{argument}`: expected non-negative numbers, found {list(found)!r}. Give one per weight.")
 
 
-def of_type(argument: str, found: Any, kind: type | tuple[type, ...], expected: str, advice: str) -> None:
-    """`found` is of this kind, which `expected` describes and `advice` says how to come by."""
+def of_type(argument: str, found: Any, kind: type | tuple[type, ...], expected: str, cure: str) -> None:
+    """Refuses a `found` that is not of this `kind`; `expected` describes it, `cure` names the way to one."""
     if not isinstance(found, kind):
-        raise ValueError(
-            f"`{argument}`: expected {expected}, found {type(found).__name__} {str(found)[:40]!r}. {advice}"
-        )
+        raise ValueError(f"`{argument}`: expected {expected}, found {type(found).__name__} {str(found)[:40]!r}. {cure}")
 
 
 def raised(error: BaseException) -> str:
     """What code of the user's raised, in one line."""
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def few(names: Sequence[str]) -> str:
@@ -111,9 +109,9 @@ def start_values(found: Sequence[float], sources: Sequence[str]) -> None:
 def classes(where: str, found: Any, num_classes: int) -> None:
     """Classes lie in 0..C-1. `found`: the lowest and highest, or the type of what are no integers."""
     if not (isinstance(found, tuple) and found[0] >= 0 and found[1] < num_classes):
-        told = f"{found[0]} to {found[1]}" if isinstance(found, tuple) else f"values of type {found}"
+        seen = f"{found[0]} to {found[1]}" if isinstance(found, tuple) else f"values of type {found}"
         raise ValueError(
-            f"{where}: expected classes 0 to {num_classes - 1}, found {told}. Encode names with "
+            f"{where}: expected classes 0 to {num_classes - 1}, found {seen}. Encode names with "
             "`class_encode_column`, mark a missing label with None, and check the model's `num_labels`."
         )
 
@@ -131,9 +129,9 @@ def numbers(where: str, kind: Any, whole: bool = False) -> None:
 def within(where: str, low: float, high: float, least: float, most: float) -> None:
     """All numbers of a column lie between two, or nearly."""
     if low < least - 1e-3 or high > most + 1e-3:
-        told = "probabilities from 0 to 1" if most == 1 else "finite numbers"
+        seen = "probabilities from 0 to 1" if most == 1 else "finite numbers"
         raise ValueError(
-            f"{where}: expected {told}, found {low:.4g} to {high:.4g}. Mark what is missing with None, and give logits "
+            f"{where}: expected {seen}, found {low:.4g} to {high:.4g}. Mark what is missing with None, and give logits "
             "to Distillation()."
         )
 
@@ -142,10 +140,10 @@ def equal_width(where: str, low: int, high: int, expected: int | None = None) ->
     """Lists of every row are equally long, and as long as expected."""
     wanted = high if expected is None else expected
     if not low == high == wanted:
-        told = f"{low}" if low == high else f"{low} to {high}"
+        seen = f"{low}" if low == high else f"{low} to {high}"
         classes = " and check the model's `num_labels`" if expected is not None else ""
         raise ValueError(
-            f"{where}: expected {wanted} entries in every row, found {told}. Give every row as many{classes}."
+            f"{where}: expected {wanted} entries in every row, found {seen}. Give every row as many{classes}."
         )
 
 

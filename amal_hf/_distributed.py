@@ -1,4 +1,4 @@
-"""What the processes of a launch tell one another."""
+"""What the processes of a launch exchange: gathered rows and summed tensors."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def everyones_sum(accelerator: Accelerator, counted: Tensor) -> Tensor:
 
 def of_all_processes(accelerator: Accelerator, rows: Rows, gradient: Tensor) -> tuple[Rows, Tensor]:
     """Rows and gradient `[N, K]` of every process, without padding, the same on every process."""
+    if accelerator.num_processes == 1:
+        return rows, gradient
     columns = {name: t for name, t in vars(rows).items() if t.dim() > 0 and name != "index"}
     index, *every = everyones(accelerator, rows.index, *columns.values(), gradient)
     return replace(rows, index=index, **dict(zip(columns, every[:-1], strict=True))), every[-1]
@@ -50,10 +52,12 @@ def everyones(accelerator: Accelerator, index: Tensor, *columns: Tensor) -> tupl
     Returns:
         `index` `[N]` and `columns`: one message holds them all.
     """
+    if accelerator.num_processes == 1:  # accelerate evens out nothing
+        return (index, *columns)
     kept = index != PADDED
     if not kept.all():
         index, columns = index[kept], tuple(c[kept.to(c.device)] for c in columns)
-    return (index, *columns) if accelerator.num_processes == 1 else tuple(_gathered(accelerator, index, columns))
+    return tuple(_gathered(accelerator, index, columns))
 
 
 def first_of_each(index: Tensor) -> Tensor:
@@ -76,8 +80,8 @@ def _gathered(accelerator: Accelerator, index: Tensor, columns: Sequence[Tensor]
     # a position is whole in two float32 numbers, and a row that only pads has no 1 behind them
     place = torch.stack([index.div(2**20, rounding_mode="floor"), index.remainder(2**20), torch.ones_like(index)], 1)
     parts = [t.to(accelerator.device, dtype).reshape(len(t), t.shape[1:].numel()) for t in (place, *columns)]
-    mine = torch.cat(parts, 1)
-    every = accelerator.gather(accelerator.pad_across_processes(mine))
+    own = torch.cat(parts, 1)
+    every = accelerator.gather(accelerator.pad_across_processes(own))
     place, *parts = every[every[:, 2] == 1].split([3, *(c.shape[1:].numel() for c in columns)], dim=1)
     index = (place[:, 0].double() * 2**20 + place[:, 1].double()).long().cpu()
     return [index, *(p.reshape(-1, *c.shape[1:]).to(c) for p, c in zip(parts, columns, strict=True))]

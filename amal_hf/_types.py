@@ -1,10 +1,10 @@
-"""Shapes and names shared by every room of the house.
+"""Shapes and names shared by all packages.
 
-Symbols (METHODS: `i` is a row, `k` a source of supervision):
+Symbols (`i` is a row, `k` a source of supervision):
 
 ========  ===========  ==========================================================
-`[N, K]`  `losses`     unreduced losses, in nats; 0 where a source says nothing
-`[N, K]`  `mask`       True where source `k` says something about row `i`
+`[N, K]`  `losses`     unreduced losses, in nats; 0 where a source abstains
+`[N, K]`  `mask`       True where source `k` covers row `i`
 `[N, K]`  `weights`    mixing weights λ
 `[N, K]`  `gradient`   ∂V/∂λ, the meta-gradient: negative means "trust it more"
 dict      `params`     name -> tensor, what the lookahead moves
@@ -43,6 +43,10 @@ class Outputs(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"the model returned {sorted(self)}, not {name!r}") from None
+
+    def detached(self) -> Outputs:
+        """The same without their graph."""
+        return Outputs({name: t.detach() if isinstance(t, torch.Tensor) else t for name, t in self.items()})
 
 
 # outputs pass through `torch.func.jvp` and are averaged leaf by leaf

@@ -1,4 +1,4 @@
-"""From settings to the parts of a run: the steering and its estimator, the mixing, the virtual step."""
+"""From settings to the parts of a run: the lookahead and its estimator, the mixing, the virtual step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.optim import AdamW as TorchAdamW
 from transformers.utils import logging
 
 from amal_hf.config import AMALConfig
-from amal_hf.denoising import GOLD
+from amal_hf.denoising import CLEAN_LABEL
 from amal_hf.lookahead import FORWARD_MODE_ATTENTION, Encode, FullModelLookahead, HeadLookahead, Lookahead, MetaSampler
 from amal_hf.lookahead.probe import has_kinks, without_forward_mode
 from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack, MajorityVote
@@ -143,8 +143,8 @@ def make_mixing(args: AMALConfig, stack: LossStack, num_classes: int, num_rows: 
         return Trust(k, num_classes, start)
     if args.mixing == "corrected":
         teachers = stack.positions(lambda loss: isinstance(loss, Distillation))
-        # gold is nobody's claim: it yields to no teacher
-        naming = stack.positions(lambda loss: isinstance(loss, NAMING) and loss.columns != (GOLD,))
+        # a clean row's class is nobody's claim: it yields to no teacher
+        naming = stack.positions(lambda loss: isinstance(loss, NAMING) and loss.columns != (CLEAN_LABEL,))
         return Corrected(start, teachers, naming)
     if args.mixing == "reweight":
         return Reweight(start)
@@ -220,7 +220,7 @@ STAYS: dict[str, Any] = {"lr": 0.0}
 
 
 def _moves_apart(groups: Sequence[Mapping[str, Any]], model: nn.Module) -> bool:
-    """Whether parameters have different rates, or none: the direction must know of it. Rates of zero tell nothing."""
+    """Whether parameters have different rates, or none: the direction must know of it. Zero rates do not count."""
     moved = {id(p) for group in groups for p in group["params"]}
     rates = {float(group["lr"]) for group in groups if group["params"]}
     if not any(rates):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState
+from torch import nn
+from transformers import Trainer, TrainerState
 from transformers.utils import logging
 
 from amal_hf import _checks
-from amal_hf._files import changed_since, write_json, write_tensors
+from amal_hf._files import changed_since, discard_but, save_whole, write_json, write_tensors
 from amal_hf.weigher import Weigher
 
 logger = logging.get_logger(__name__)
@@ -120,3 +122,45 @@ def read_learned(weigher: Weigher, checkpoint: Path, step: int) -> None:
         place = kept.argsort()[torch.searchsorted(kept.sort().values, now)]
         state |= {name: state[name][place] for name in ("table", "last_weights") if name in state}
     weigher.load_state_dict(state, summaries, step)
+
+
+class LearnedCheckpoints(Trainer):
+    """A `Trainer` whose checkpoints hold what its `weigher` has learned, and are whole or not there."""
+
+    weigher: Weigher
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
+
+    def _finalize_training(self, trial: Any, *args: Any) -> Any:
+        if self.args.should_save and self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
+            discard_but(self._get_output_dir(trial), 1, best, newest=False)  # `Trainer` would do so file by file
+        return super()._finalize_training(trial, *args)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        self.weigher.commit(self.state.global_step)
+        if self.args.should_save:
+            write_learned(self.weigher, Path(output_dir))
+
+    def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with readable(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+
+    def _issue_warnings_after_load(self, result: Any) -> None:
+        super()._issue_warnings_after_load(result)
+        check_loaded(result.missing_keys, self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_rng_state(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        read_learned(self.weigher, Path(self.state.best_model_checkpoint), self.state.global_step)

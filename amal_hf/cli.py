@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command not in ABOUT:
         close = difflib.get_close_matches(command, ABOUT, n=1)
-        told = f"Did you mean `amal-hf {ABOUT[close[0]][0]}`?" if close else f"There are {', '.join(ABOUT)}."
-        print(f"amal-hf: no command {command!r}. {told}", file=sys.stderr)
+        message = f"Did you mean `amal-hf {ABOUT[close[0]][0]}`?" if close else f"There are {', '.join(ABOUT)}."
+        print(f"amal-hf: no command {command!r}. {message}", file=sys.stderr)
         return 2
     if {"-h", "--help", "--help-all"} & {*rest}:
         print(_help(command, "--help-all" in rest))
@@ -63,29 +63,29 @@ def _answered(command: str, argv: Sequence[str]) -> int:
         with answered_signals():
             return COMMANDS[command](argv)
     except (KeyboardInterrupt, Terminated) as stop:
-        told = " ".join(["stopped.", *getattr(stop, "__notes__", [])])
+        message = " ".join(["stopped.", *getattr(stop, "__notes__", [])])
         status = TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except SystemExit as stop:
-        told, status = f"expected to go on, found that code it ran called sys.exit({stop.code!r}). Mend that code.", 2
+        message = f"expected to go on, found that code it ran called sys.exit({stop.code!r}). Mend that code."
+        status = 2
     except Exception as error:
         if os.environ.get(TRACEBACK) or not _of_the_user(error):
             raise
         from amal_hf._files import could_not_write
 
-        told, status = cause(error), 2
+        message, status = cause(error), 2
         if type(error).__module__.startswith("datasets"):
-            told = f"`data`: expected rows that can be read, found: {told}. Mend the file, or save it as UTF-8."
-        elif told.startswith("`"):
+            message = f"`data`: expected rows that can be read, found: {message}. Mend the file, or save it as UTF-8."
+        elif message.startswith("`"):
             pass
         elif could_not_write(error):  # a cache, or a file that a library keeps for itself
-            told = f"`disk`: expected room to write, found: {told}. Make room where HF_HOME and TMPDIR lead."
+            message = f"`disk`: expected room to write, found: {message}. Make room where HF_HOME and TMPDIR lead."
         else:
             what = argv[0] if argv else command
-            told = (
-                f"`{what}`: expected what this machine and its libraries can run, found: {told.rstrip('.')}. Change it"
-            )
-            told += f", or see where by {TRACEBACK}=1 amal-hf {command} ..."
-    print(f"amal-hf {command}: {told}", file=sys.stderr)
+            found = message.rstrip(".")
+            message = f"`{what}`: expected what this machine and its libraries can run, found: {found}. Change it"
+            message += f", or see where by {TRACEBACK}=1 amal-hf {command} ..."
+    print(f"amal-hf {command}: {message}", file=sys.stderr)
     return status
 
 

@@ -29,7 +29,7 @@ class AMALConfig(TrainingArguments):
             "network", "fixed", or "custom" with a `mixing`; see `amal_hf.methods`. In "trust" and "denoise" sources
             compete with the classes they name, so a regression or multi-label head refuses them.
         mixing: "trust", "instance" (a table), "shared" (a vector), "reweight" (no memory), "meta-weight-net" or
-            "network" (predicted), "corrected" (from a column of evidence) or "fixed".
+            "network" (predicted), "corrected" (from the column `log_posterior`) or "fixed".
         constraint: "box" or "simplex", for "instance" and "shared".
         clamp: [low, high] of the box.
         mixing_start: λ at the start: one number, or one per source; "meta-weight-net" starts where its network does.

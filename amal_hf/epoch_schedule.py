@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from amal_hf._distributed import first_of_each
 from amal_hf._types import ROW_ID, Outputs
+from amal_hf.clean_rows import lookahead_for, virtual_step
 from amal_hf.lookahead import HeadLookahead, Step, everyones, length_of, split_along
 from amal_hf.metagrad import HeadClosedForm, HeadTap, PureModel, RNGState
 from amal_hf.mixing import Rows
@@ -49,7 +50,7 @@ def refresh_table(trainer: Any) -> None:
             if len(batches) < GROUP and lap + 1 < len(loader):
                 continue
             if lookahead is None:
-                made = trainer.lookahead_for(trainer._for_model(batches[0]))
+                made = lookahead_for(trainer, trainer.model_inputs(batches[0]))
                 assert isinstance(made, HeadLookahead)  # AMALConfig: refresh="epoch" works on the head
                 lookahead = made
                 lookahead.fill()
@@ -61,12 +62,12 @@ def _refresh_group(trainer: Any, lookahead: HeadLookahead, batches: list[dict[st
     features = []
     for batch in batches:
         with torch.no_grad(), HeadTap(lookahead.head) as tap:
-            outputs = PureModel(lookahead.model, trainer._for_model(batch), training=False)({})
+            outputs = PureModel(lookahead.model, trainer.model_inputs(batch), training=False)({})
             features.append(tap.features(outputs.logits))
     group = {name: torch.cat([b[name] for b in batches]) for name in trainer.stack.columns}
-    mine = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
+    own = trainer.weigher.positions({ROW_ID: torch.cat([b[ROW_ID] for b in batches])})
     # every process steps on the rows of all of them, and on the rows that even out the last batch only once
-    index, hidden, *columns = everyones(trainer.accelerator, mine, torch.cat(features), *group.values())
+    index, hidden, *columns = everyones(trainer.accelerator, own, torch.cat(features), *group.values())
     new = ~seen[index] & first_of_each(index)
     seen[index] = True
     index, hidden = index[new], hidden[new.to(hidden.device)]
@@ -89,7 +90,7 @@ def _refresh_group(trainer: Any, lookahead: HeadLookahead, batches: list[dict[st
             noise=RNGState(hidden.device),
             weights=trainer.weigher.mixing.weights(rows),
             losses_of=lambda out: trainer.stack.with_classes(out, group),
-            lookahead=trainer.virtual_step(),
+            lookahead=virtual_step(trainer),
             num_rows=len(hidden),
         )
         problem = lookahead.problem(hidden, step, clean)

@@ -114,11 +114,11 @@ def multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
         >>> multi_label_metrics(EvalPrediction(np.array([[4.0, -1.0], [2.0, 3.0]]), np.array([[1.0, 1.0], [0.0, 1.0]])))
         {'micro_f1': 0.6666666666666666, 'macro_f1': 0.6666666666666666, 'rows': 2}
     """
-    said, truth = _labelled(prediction)
-    if not len(said):
+    predicted, truth = _labelled(prediction)
+    if not len(predicted):
         return {"rows": 0}
-    count, said, truth = len(said), said > 0, truth > 0.5
-    scores = {f"{kind}_f1": f1_score(truth, said, average=kind, zero_division=0.0) for kind in ("micro", "macro")}
+    count, predicted, truth = len(predicted), predicted > 0, truth > 0.5
+    scores = {f"{kind}_f1": f1_score(truth, predicted, average=kind, zero_division=0.0) for kind in ("micro", "macro")}
     return {**{name: float(score) for name, score in scores.items()}, "rows": count}
 
 
@@ -132,25 +132,25 @@ def regression_metrics(prediction: EvalPrediction) -> dict[str, float]:
         >>> regression_metrics(EvalPrediction(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 3.0, 4.0])))["mae"]
         0.3333333333333333
     """
-    said, truth = _labelled(prediction)
-    if not len(said):
+    predicted, truth = _labelled(prediction)
+    if not len(predicted):
         return {"rows": 0}
-    each = list(zip(said.T, truth.T, strict=True))
+    each = list(zip(predicted.T, truth.T, strict=True))
     return {
-        "mse": float(mean_squared_error(truth, said)),
-        "mae": float(mean_absolute_error(truth, said)),
+        "mse": float(mean_squared_error(truth, predicted)),
+        "mae": float(mean_absolute_error(truth, predicted)),
         "pearson": float(np.mean([pearsonr(x, y).statistic for x, y in each])),
         "spearman": float(np.mean([spearmanr(x, y).statistic for x, y in each])),
-        "rows": len(said),
+        "rows": len(predicted),
     }
 
 
 def _labelled(prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and labels `[N, C]` of the rows that have a label: no NaN."""
-    said = _logits(prediction)
-    truth = np.asarray(prediction.label_ids).reshape(said.shape)
+    predicted = _logits(prediction)
+    truth = np.asarray(prediction.label_ids).reshape(predicted.shape)
     there = ~np.isnan(truth.astype(float)).any(-1)
-    return said[there], truth[there]
+    return predicted[there], truth[there]
 
 
 def _logits(prediction: EvalPrediction) -> np.ndarray:

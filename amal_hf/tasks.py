@@ -14,8 +14,8 @@ from amal_hf import _checks
 from amal_hf.data.columns import (
     LABEL_ALIASES,
     LABELS,
+    check_asserted,
     check_labelled,
-    check_said,
     labelled,
     numbers_in,
     span,
@@ -58,20 +58,20 @@ def resolve_task(config: Any, losses: Mapping[str, Loss], splits: Mapping[str, A
     Args:
         config: the model's.
         losses: name -> source.
-        splits: train, meta and eval, each a data set or nothing.
+        splits: train, clean and eval, each a data set or nothing.
 
     Raises:
         ValueError: a source, a setting or a column does not fit the task.
     """
-    task, train, meta = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
+    task, train, clean = task_of(config, losses.values(), splits), splits["train"], splits["clean"]
     _check_numbers_of(train, losses.values(), config.num_labels)
     if task == SINGLE_LABEL:
-        check_said(train, meta, losses.values(), config.num_labels, splits["eval"], _names(config))
+        check_asserted(train, clean, losses.values(), config.num_labels, splits["eval"], _names(config))
         return task
     _check_losses(task, losses)
-    check_said(train, None, losses.values(), config.num_labels)
-    if meta is not None:
-        check_labelled(meta)
+    check_asserted(train, None, losses.values(), config.num_labels)
+    if clean is not None:
+        check_labelled(clean)
     for name in ("clean", "eval"):
         for where, split, column in labelled(f"{name}_dataset", splits[name]):
             _check_numbers(f"`{where}`: column {column!r}", values_of(split, column), config.num_labels, task)
@@ -128,19 +128,19 @@ def _check_numbers_of(train: Any, losses: Iterable[Loss], num_classes: int) -> N
             _check_numbers(where, values_of(train, column), num_classes, task, gaps=True)
 
 
-def _check_numbers(where: str, said: pa.ChunkedArray, num_classes: int, task: str, gaps: bool = False) -> None:
+def _check_numbers(where: str, values: pa.ChunkedArray, num_classes: int, task: str, gaps: bool = False) -> None:
     """A number a row, or C of them; from 0 to 1 for several classes. With `gaps` some are not known."""
-    listed, single = hasattr(said.type, "value_type"), task == REGRESSION and num_classes == 1
-    if not (listed or single) or not str(getattr(said.type, "value_type", said.type)).startswith(NUMBERS):
+    listed, single = hasattr(values.type, "value_type"), task == REGRESSION and num_classes == 1
+    if not (listed or single) or not str(getattr(values.type, "value_type", values.type)).startswith(NUMBERS):
         wanted = "a number" if single else f"a list of {num_classes} numbers"
         raise ValueError(
-            f"{where}: expected {wanted} in every row, as {task} has them, found values of type {said.type}. Convert "
+            f"{where}: expected {wanted} in every row, as {task} has them, found values of type {values.type}. Convert "
             "the column, or set the model's `problem_type` and `num_labels`."
         )
     if listed:
-        _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
-    numbers = numbers_in(said)
-    missing = len(said) * (num_classes if listed else 1) - (len(numbers) - numbers.null_count)
+        _checks.equal_width(where, *span(pc.list_value_length(values)), num_classes)
+    numbers = numbers_in(values)
+    missing = len(values) * (num_classes if listed else 1) - (len(numbers) - numbers.null_count)
     if missing and not gaps:
         raise ValueError(
             f"{where}: expected every number, found {missing} missing (None or NaN). Drop these rows: what steers, or "

@@ -5,50 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
 from transformers.trainer_pt_utils import find_batch_size
 
-from amal_hf._distributed import summed
-from amal_hf._files import discard_but, no_folder_left, save_whole
-from amal_hf._types import LABELS, ROW_ID, Outputs, RowFunction
+from amal_hf._files import no_folder_left
+from amal_hf._types import LABELS, ROW_ID, RowFunction
 from amal_hf._window import PADDING, Window
-from amal_hf.build import make_lookahead, make_mixing, make_virtual_step
-from amal_hf.checkpoints import check_checkpoint, check_loaded, read_learned, readable, write_learned
+from amal_hf.build import make_mixing
+from amal_hf.checkpoints import LearnedCheckpoints, check_checkpoint
+from amal_hf.clean_rows import lookahead_for, prepare_batch
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
     LABEL_ALIASES,
     RowIndex,
     SourceCollator,
-    clean_rows_and_labels,
     in_tokens,
     weights_dataset,
     with_row_ids,
 )
-from amal_hf.data.validate import check_finite, check_launch, look_over
-from amal_hf.denoising import LOG_POSTERIOR, without_gold
+from amal_hf.data.validate import check_launch, validate_inputs
+from amal_hf.denoising import LOG_POSTERIOR, without_clean_rows
 from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
 from amal_hf.door import enter, in_classes
 from amal_hf.epoch_schedule import EpochRefresh
-from amal_hf.lookahead import Batch, Lookahead
+from amal_hf.finite import FiniteCheck
 from amal_hf.losses import Loss, LossStack
 from amal_hf.losses.annotators import Annotators
-from amal_hf.metagrad import RNGState, VirtualStep, model_outputs
+from amal_hf.metagrad import RNGState, model_outputs
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
 from amal_hf.run_folder.corrected import corrected_corpus, list_suspects
 from amal_hf.tasks import resolve_task
-from amal_hf.weigher import TARGETS, WEIGHTS, Weigher
+from amal_hf.weigher import KNOWN, Weigher
 
 
-class AMALTrainer(Trainer):
+class AMALTrainer(LearnedCheckpoints):
     r"""Fine-tune on several imperfect sources at once; learn λ `[N, K]` from a few clean rows.
 
     $$L = \frac1N \sum_{ik} \lambda_{ik}\, \ell_{ik}(\theta), \qquad
@@ -93,7 +90,7 @@ class AMALTrainer(Trainer):
         self._classes, model, tokenizer, losses, named = enter(model, args, losses, named)
         kwargs |= {"processing_class": kwargs.get("processing_class") or tokenizer}
         train_dataset, clean_dataset, eval_dataset = named.values()
-        stack, self._example = look_over(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
+        stack, self._example = validate_inputs(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
         self._given_losses, self._given_mixing = stack.losses, mixing
         tokens = lambda split: in_tokens(split, kwargs.get("processing_class"), args)  # noqa: E731
         train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
@@ -107,15 +104,15 @@ class AMALTrainer(Trainer):
             votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
             self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
             self.clean_dataset, self.given_rows = tokens(clean_dataset), splits["train_dataset"]
-            self._prepared: Prepared | None = None
+            self.prepared: Prepared | None = None
             self._training = False
-            self._start_afresh()
+            self.start_afresh()
             if self.settings.refresh == "epoch":
                 self.add_callback(EpochRefresh(self))
 
     # ---- before training: settings, rows, weigher ----
 
-    def _start_afresh(self, training: bool = False) -> None:
+    def start_afresh(self, training: bool = False) -> None:
         """Settings, sources, rows and weigher as at the start of a run: each trial and each retry begins here."""
         self.settings = self.args.resolved()
         if self.task != SINGLE_LABEL and self.args.probe_weight is None:
@@ -124,31 +121,38 @@ class AMALTrainer(Trainer):
         denoises = self.settings.mixing == "corrected" and self._given_mixing is None
         losses, rows = self._given_losses, self.given_rows
         if denoises and training:
-            self._prepared = self._prepared or prepare_rows(self)
-        if denoises and self._prepared is not None:
-            losses, rows = {**losses, **ADDED}, self._prepared.train
+            self.prepared = self.prepared or prepare_rows(self)
+        if denoises and self.prepared is not None:
+            losses, rows = {**losses, **ADDED}, self.prepared.train
             if self.args.mixing_start is None:
-                self.settings.mixing_start = self._prepared.levels
+                self.settings.mixing_start = self.prepared.levels
         self.stack, self.train_dataset = LossStack(losses, self._example), rows
-        counted = isinstance(rows, Dataset)
-        num_rows, classes = len(rows) if counted else None, self.model.config.num_labels
+        self.weigher = self._make_weigher(LOG_POSTERIOR if denoises else "")
+        self._finite = FiniteCheck(self)
+
+    def _make_weigher(self, posterior: str) -> Weigher:
+        rows, counted, classes = (
+            self.train_dataset,
+            isinstance(self.train_dataset, Dataset),
+            self.model.config.num_labels,
+        )
+        num_rows = len(rows) if counted else None
         mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
-        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
         check_launch(self, mixing, counted)
-        single, known = classes if self.task == SINGLE_LABEL else 0, LOG_POSTERIOR if denoises else ""
-        self.weigher = Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, single, known)
-        self._asked_step, self._losses = -1, list[Tensor]()
+        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
+        classes = classes if self.task == SINGLE_LABEL else 0
+        return Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, classes, posterior)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
-        said = args[0] if args else kwargs.get("resume_from_checkpoint")
-        if said and not isinstance(said, bool):
-            check_checkpoint(said)
-        self._start_afresh(training=True)
+        checkpoint = args[0] if args else kwargs.get("resume_from_checkpoint")
+        if checkpoint and not isinstance(checkpoint, bool):
+            check_checkpoint(checkpoint)
+        self.start_afresh(training=True)
         return super().train(*args, **kwargs)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        self._start_afresh(training=True)
+        self.start_afresh(training=True)
         result = super()._inner_training_loop(*args, **kwargs)
         self.weigher.commit(self.state.global_step)  # what the last step showed
         return result
@@ -169,42 +173,32 @@ class AMALTrainer(Trainer):
         split = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
         window = Window.of(self.accelerator, batches, self.accelerator.num_processes // split)
         self.weigher.commit(self.state.global_step)
-        if not self.weigher.needs_forward and self.stack.folds and not self._logs_now():
+        if self.stack.folds:
             for batch in batches:
-                batch |= self.weigher.fold(batch, self.model.config.num_labels)
+                batch[KNOWN] = self.weigher.read(batch, self.model.config.num_labels, self._shown())
         return batches, window
 
-    def _logs_now(self) -> bool:
-        """Whether the next step is one whose losses are shown, source by source."""
-        every, step = self.state.logging_steps, self.state.global_step + 1
-        return self.args.log_weights and (step % every == 0 if every else False)
+    def _shown(self) -> bool:
+        """Whether the losses of the next step are shown, source by source: where a log or an epoch ends."""
+        state, step, last = self.state, self.state.global_step + 1, self.accelerator.gradient_state.end_of_dataloader
+        due = state.logging_steps and step % state.logging_steps == 0
+        return self.args.log_weights and bool(due or last or step == (1 if self.args.logging_first_step else -1))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The batch's weighted loss, a scalar, in nats: `Trainer`'s step, with the lookahead before its backward."""
         self.weigher.commit(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
         if (weigher := self.weigher).mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
-            weigher.look_ahead_by(self.lookahead_for(self._for_model(inputs)))
-        self._rng = RNGState(self.args.device)
+            weigher.look_ahead_by(lookahead_for(self, self.model_inputs(inputs)))
+        self._noise = RNGState(self.args.device)
         self._training = True
         try:
             with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():
                 loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._training = False
-        self._losses.append(loss)  # looked at with the gradient's norm, for which the loop waits anyway
-        if not self.args.max_grad_norm:
-            self._check_losses()
+        self._finite.loss(loss)
         return loss
-
-    def _check_losses(self) -> None:
-        seen, self._losses = self._losses, []
-        check_finite(self, "loss", sum(seen))
-
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        self._check_losses()
-        check_finite(self, "gradient", norm := super()._get_grad_norm(*args, **kwargs))
-        return norm
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -212,80 +206,34 @@ class AMALTrainer(Trainer):
         r"""In training $\frac1N\sum_{ik}\lambda_{ik}\ell_{ik}$, in nats; in evaluation the model's own loss."""
         if not self._training:
             # told of the items of all processes, transformers <= 5.24 multiplies the mean by their number (#47688)
-            return super().compute_loss(model, self._for_model(inputs, labels=True), return_outputs)
+            return super().compute_loss(model, self.model_inputs(inputs, labels=True), return_outputs)
         window, ways = num_items_in_batch, self.accelerator.num_processes
         if not isinstance(window, Window):  # a batch that did not come by way of `get_batch_samples`
             window = Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
-        batch = self._prepare_lookahead(inputs, window)
-        raw = model(**self._for_model(inputs))
+        batch = prepare_batch(self, inputs, window, self._noise)
+        raw = model(**self.model_inputs(inputs))
         outputs = model_outputs(raw)
-        if TARGETS in inputs:
-            rows, losses = inputs[TARGETS](outputs.logits), None
-        else:
-            losses = self.stack(outputs, inputs)
-            known = inputs.get(WEIGHTS)
-            weights = self._weights(outputs, losses.detach(), inputs, batch) if known is None else known
-            rows, losses = (weights * losses).sum(1), losses.detach()
-        self._seen = inputs, outputs.logits.detach(), losses  # to name what was not finite
+        known = inputs.get(KNOWN) or self.weigher.read(inputs, outputs.logits.shape[-1])
+        rows, losses = self.weigher.weighted(outputs, inputs, known, batch)
+        self._finite.rows(inputs, outputs.logits, losses)
         if PADDING in inputs:
             rows = rows * ~inputs[PADDING]
         loss = window.mean(rows)
         return (loss, raw) if return_outputs else loss
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return super().prediction_step(model, self._for_model(inputs, labels=True), *args, **kwargs)
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        self._finite.losses()
+        self._finite.gradient(norm := super()._get_grad_norm(*args, **kwargs))
+        return norm
 
-    def _for_model(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
-        """What the model's forward reads: everything but the sources' columns."""
-        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, WEIGHTS, TARGETS}
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return super().prediction_step(model, self.model_inputs(inputs, labels=True), *args, **kwargs)
+
+    def model_inputs(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
+        """What the model's forward reads of a batch: everything but the sources' columns and, unless asked, labels."""
+        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, KNOWN}
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
-
-    def _weights(self, outputs: Outputs, losses: Tensor, inputs: dict[str, Any], batch: Batch | None) -> Tensor:
-        """λ of this batch, `[N, K]`, after the clean rows had their say."""
-        rows = self.weigher.rows(inputs, outputs.logits.shape[-1], losses)
-        if batch is not None:
-            rows = self.weigher.hear(batch, outputs, rows, inputs)
-        return self.weigher.weigh(rows).to(losses.device)
-
-    def _prepare_lookahead(self, inputs: dict[str, Any], window: Window) -> Batch | None:
-        """What the clean rows may be asked before the forward; None where they are not asked at all."""
-        start, lookahead = self.settings.meta_start, self.weigher.lookahead
-        after = self.state.global_step - int(start * self.state.max_steps if start < 1 else start)
-        if lookahead is None or after < 0:
-            return None
-        new, self._asked_step = self._asked_step != self.state.global_step, self.state.global_step
-        batch = Batch(
-            inputs=self._for_model(inputs),
-            noise=self._rng,
-            losses_of=lambda out: self.stack.with_classes(out, inputs),
-            along_of=lambda out, tangent: self.stack.along(out, tangent, inputs),
-            lookahead=self.virtual_step(),
-            num_rows=window.num_rows,
-            due=after % self.settings.meta_every == 0,
-            new=new,
-            last=self.accelerator.sync_gradients,
-            temperatures=len(self.stack.temperatures),
-            summed=partial(summed, self.accelerator),
-        )
-        with self.weigher.clock:
-            lookahead.prepare(batch)
-        return batch
-
-    def lookahead_for(self, inputs: Mapping[str, Any]) -> Lookahead:
-        """How D is computed for this model; `inputs` is any batch of the model's inputs."""
-        rows = self._remove_unused_columns(self.clean_dataset, "clean")
-        clean, labels = clean_rows_and_labels(rows, self.args.device)
-        batch = lambda at: self._prepare_inputs(self.data_collator(clean.__getitems__([*at])))  # noqa: E731
-        encode = lambda at: self._for_model(batch(at))  # noqa: E731
-        model = self.accelerator.unwrap_model(self.model)
-        precision, optimizer = self.accelerator.mixed_precision, self.optimizer
-        return make_lookahead(model, labels, encode, inputs, self.settings, precision, self.task, optimizer)
-
-    def virtual_step(self) -> VirtualStep:
-        """The lookahead's step from the optimizer's present state."""
-        model = self.accelerator.unwrap_model(self.model)
-        return make_virtual_step(self.settings.lookahead, self.optimizer, model, self._get_learning_rate())
 
     # ---- after training ----
 
@@ -299,7 +247,7 @@ class AMALTrainer(Trainer):
         if not self.args.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
         weights = self.weigher.history.last_weights()
-        rows = len(without_gold(self.train_dataset))  # the user's own; clean rows may stand behind them
+        rows = len(without_clean_rows(self.train_dataset))  # the user's own; clean rows may stand behind them
         return weights_dataset(self.weigher.positions.ids[:rows], weights[:rows], self.stack.names)
 
     def corrected_dataset(self) -> Dataset:
@@ -323,42 +271,6 @@ class AMALTrainer(Trainer):
             logs |= self.weigher.history.flush(self.state.global_step, self.state.epoch)
             logs |= {"meta_time_share": self.weigher.clock.share(), **self.stack.temperatures.values()}
         super().log(logs, *args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
-
-    def _finalize_training(self, trial: Any, *args: Any) -> Any:
-        if self.args.should_save and self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
-            discard_but(self._get_output_dir(trial), 1, best, newest=False)  # `Trainer` would do so file by file
-        return super()._finalize_training(trial, *args)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        self.weigher.commit(self.state.global_step)
-        if self.args.should_save:
-            write_learned(self.weigher, Path(output_dir))
-
-    def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
-        with readable(checkpoint):
-            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
-
-    def _issue_warnings_after_load(self, result: Any) -> None:
-        super()._issue_warnings_after_load(result)
-        check_loaded(result.missing_keys, self.model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with readable(checkpoint) if checkpoint is not None else nullcontext():
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:
-                read_learned(self.weigher, Path(checkpoint), self.state.global_step)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with readable(checkpoint) if checkpoint is not None else nullcontext():
-            super()._load_rng_state(checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        read_learned(self.weigher, Path(self.state.best_model_checkpoint), self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         super().create_model_card(*args, **kwargs)

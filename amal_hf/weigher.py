@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,32 @@ from amal_hf.config import AMALConfig
 from amal_hf.data.columns import RowIndex
 from amal_hf.lookahead import Batch, Lookahead, Step, split_along
 from amal_hf.losses import LossStack
+from amal_hf.losses.stack import SoftSources, SoftTargets
 from amal_hf.mixing import MeanWeight, Mixing, Rows, centred, share
 from amal_hf.weight_history import Stopwatch, WeightHistory, groups
 
-WEIGHTS, TARGETS = "amal_weights", "amal_targets"
-"""Keys of a batch: λ `[N, K]`, or the sources as soft targets, where they are known before the forward."""
+KNOWN = "amal_known"
+"""Key of a batch: what is known of its rows before the forward."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the N rows of a batch before the forward.
+
+    Args:
+        rows: what the mixing sees of them.
+        soft: the sources as distributions, of weights that are yet to come; None where λ is known, or one of them is
+            no cross-entropy to a distribution.
+        weights: λ `[N, K]`, where it needs nothing of the forward.
+        folded: the sources as soft targets, where λ is known.
+        shown: the losses of this step are to be logged.
+    """
+
+    rows: Rows
+    soft: SoftSources | None = None
+    weights: Tensor | None = None
+    folded: SoftTargets | None = None
+    shown: bool = False
 
 
 class Weigher:
@@ -55,64 +76,103 @@ class Weigher:
         self.history = WeightHistory(stack.names, num_rows, getattr(torch, settings.table_dtype))
         self.lookahead: Lookahead | None = None
         self.clock = Stopwatch()
-        self._mean_weight, self._committed = MeanWeight(), -1
+        self.mean_weight, self._committed, self._asked = MeanWeight(), -1, -1
         self._restored: Tensors = {}
         stack.temperatures.restart()
-
-    @property
-    def needs_forward(self) -> bool:
-        """Whether λ depends on what the student says of the batch."""
-        return self.mixing.learns or not self.mixing.from_columns
 
     def look_ahead_by(self, lookahead: Lookahead) -> None:
         """From here on the clean rows are asked by this lookahead."""
         self.lookahead = lookahead
         lookahead.load_state(self._restored)
 
-    def rows(self, inputs: Mapping[str, Tensor], width: int, losses: Tensor | None = None) -> Rows:
-        """What the mixing sees of a batch; `width` outputs; `losses` `[N, K]`, zeros before the forward."""
-        mask = self.stack.mask(inputs)
-        nothing = torch.zeros(len(mask), width, device=mask.device)
-        targets = self.stack.targets(inputs, width) * bool(self.classes)
-        known = torch.zeros(mask.shape, device=mask.device) if losses is None else losses.to(mask.device)
-        posterior, index = inputs.get(self.posterior, nothing), self.positions(inputs)
-        if PADDING in inputs:
-            index = index.masked_fill(inputs[PADDING].to(index.device), PADDED)
-        return Rows(index, known, mask, targets, class_gradient=nothing, log_posterior=posterior)
+    def read(self, batch: Mapping[str, Any], width: int, shown: bool = True) -> Known:
+        """Positions, masks and assertions of a batch's rows, and λ where it needs nothing of the forward.
+
+        Args:
+            batch: rows with the sources' columns.
+            width: C, outputs of the model.
+            shown: the losses of this step are to be logged: they are computed then, beside what is trained on.
+        """
+        mask = self.stack.mask(batch)
+        nothing, zeros = torch.zeros(len(mask), width, device=mask.device), torch.zeros(mask.shape, device=mask.device)
+        targets = self.stack.targets(batch, width) * bool(self.classes)
+        posterior, index = batch.get(self.posterior, nothing), self.positions(batch)
+        if PADDING in batch:
+            index = index.masked_fill(batch[PADDING].to(index.device), PADDED)
+        rows = Rows(index, zeros, mask, targets, class_gradient=nothing, log_posterior=posterior)
+        if self.mixing.reads == "losses":
+            return Known(rows, shown=shown)
+        soft = self.stack.soft_sources(batch, width)
+        if self.mixing.reads != "columns" or self.mixing.learns:
+            return Known(rows, soft, shown=shown)
+        weights = self.weigh(rows)
+        return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights), shown=shown)
 
     def weigh(self, rows: Rows) -> Tensor:
         """λ as the loss uses it, `[N, K]`; noted in history and running mean."""
         weights = self.mixing.weights(rows).detach()
         if self.settings.log_weights:
-            self.history.record(*everyones(self.accelerator, rows.index, weights, rows.losses, rows.mask))
-        self._mean_weight.count(self.mixing.used(weights)[rows.index != PADDED])
+            self.history.record(*everyones(self.accelerator, rows.index, weights, rows.mask))
+        if self.settings.normalize == "mean":
+            used = self.mixing.used(weights)
+            self.mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
         return self.normalized(weights, rows.mask)
 
-    def fold(self, batch: Mapping[str, Any], width: int) -> dict[str, Any]:
-        """All sources of a batch as soft targets, or λ where one of them is no cross-entropy, under their keys."""
-        weights = self.weigh(self.rows(batch, width))
-        folded = self.stack.fold(batch, width, weights)
-        return {WEIGHTS: weights} if folded is None else {TARGETS: folded}
+    def weighted(
+        self, outputs: Outputs, inputs: Mapping[str, Any], known: Known, batch: Batch | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Σ_k λ_ik ℓ_ik of every row, `[N]`, in nats, and the losses `[N, K]` where they were computed.
 
-    def hear(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
+        Args:
+            outputs: of the training forward, with their graph.
+            inputs: the rows.
+            known: of the rows before the forward.
+            batch: what the lookahead is asked for them; None: nothing.
+        """
+        losses, rows = None, known.rows
+        if known.soft is None and known.folded is None:
+            losses = self.stack(outputs, inputs)
+            rows = replace(rows, losses=losses.detach().to(rows.losses.device))
+        if known.shown and self.settings.log_weights:
+            shown = self.stack(Outputs(outputs).detached(), inputs) if losses is None else losses.detach()
+            self.history.record_losses(*everyones(self.accelerator, rows.index, shown.to(rows.mask.device), rows.mask))
+        if batch is not None:
+            rows = self.look_ahead(batch, outputs, rows, inputs)
+        if known.folded is not None:
+            return known.folded(outputs.logits), None
+        weights = (self.weigh(rows) if known.weights is None else known.weights).to(outputs.logits.device)
+        if known.soft is not None:
+            return known.soft.fold(weights)(outputs.logits), None
+        assert losses is not None
+        return (weights * losses).sum(1), losses.detach()
+
+    def first_of(self, step: int) -> bool:
+        """Whether this is the first time that the clean rows are asked in an optimizer step."""
+        before, self._asked = self._asked, step
+        return before != step
+
+    def look_ahead(self, batch: Batch, outputs: Outputs, rows: Rows, inputs: Mapping[str, Any]) -> Rows:
         """Ask the clean rows, move the mixing, and return the rows with their class gradient `[N, C]`."""
         assert self.lookahead is not None
         with self.clock:
             asked = batch.lookahead.needs_gradient or batch.temperatures  # else only the shape of λ as it is counts
-            weights = self.normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses
-            weights = weights * (rows.index != PADDED)[:, None].to(weights)
+            weights = (
+                self.normalized(self.mixing.weights(rows), rows.mask) if asked else rows.losses[:, : batch.sources]
+            )
+            if self.accelerator.num_processes > 1:
+                weights = weights * (rows.index != PADDED)[:, None].to(weights)
             step = Step(**vars(batch), outputs=outputs, weights=weights, device=weights.device)
             seen = self.lookahead.directional_derivatives(step)
             if seen is None:
                 return rows
             along, length = (t.to(step.device) for t in seen)
             if batch.temperatures:
-                self.stack.temperatures.hear(weights, along, outputs.logits.to(step.device), inputs)
+                self.stack.temperatures.accumulate(weights, along, outputs.logits.to(step.device), inputs)
             gradient, class_gradient = split_along(along, length, step, self.settings.mixing_scale)
             scale = self.lookahead.inverse_temperature.to(class_gradient)
             rows = replace(rows, class_gradient=scale * class_gradient)
             every, gradient = of_all_processes(self.accelerator, rows, gradient)
-            if self.settings.center:
+            if self.settings.center and batch.sources:
                 gradient = centred(gradient, every.mask, list(groups(self.stack.names).values()))
             self.mixing.update(every, gradient)
             return rows
@@ -122,7 +182,7 @@ class Weigher:
         weights = self.mixing.used(weights)
         if self.settings.normalize == "row":
             return share(weights, mask)
-        return self._mean_weight.held(weights) if self.settings.normalize == "mean" else weights
+        return self.mean_weight.held(weights) if self.settings.normalize == "mean" else weights
 
     def commit(self, step: int) -> None:
         """Once per optimizer step: what its micro-batches showed takes effect."""
@@ -131,12 +191,12 @@ class Weigher:
             return
         self.mixing.commit()
         summed: Callable[[Tensor], Tensor] = partial(everyones_sum, self.accelerator)
-        for shared in (self._mean_weight, self.stack.temperatures):
+        for shared in (self.mean_weight, self.stack.temperatures):
             shared.commit(summed)
 
     def state_dict(self) -> Tensors:
         """Everything learned, as tensors for safetensors."""
-        parts: list[Any] = [self.mixing, self.history, self.stack.temperatures, self._mean_weight, self.lookahead]
+        parts: list[Any] = [self.mixing, self.history, self.stack.temperatures, self.mean_weight, self.lookahead]
         return {name: t for part in parts if part is not None for name, t in part.state().items()}
 
     def load_state_dict(self, state: Tensors, summaries: list[dict[str, Any]], step: int) -> None:
@@ -144,5 +204,5 @@ class Weigher:
         self.mixing.load_state(state)
         self.history.load(state, summaries)
         self.stack.temperatures.load_state(state)
-        self._mean_weight.load_state(state)
+        self.mean_weight.load_state(state)
         self._restored, self._committed = state, step  # a checkpoint is written after the commit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from amal_hf._types import Tensors
 
 QUANTILES = (0.1, 0.5, 0.9)
+AT_ONCE, KEPT = 64, 10_000
+"""Batches whose weights are written into the table of all rows at once; the most that a summary is made of."""
 
 
 def groups(sources: Sequence[str]) -> dict[str, list[int]]:
@@ -62,31 +65,60 @@ class WeightHistory:
         self._shape, self._dtype = None if num_rows is None else (num_rows, len(self.sources)), dtype
         self.last: Tensor | None = None  # made when there is something to keep
         self.summaries: list[dict[str, Any]] = []
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pending: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
+        self._losses: deque[tuple[Tensor, Tensor]] = deque(maxlen=KEPT)
+        self._unwritten: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def record(self, index: Tensor, weights: Tensor, losses: Tensor, mask: Tensor) -> None:
-        """Note a batch: positions `[N]`, and weights, losses and mask `[N, K]`, detached."""
-        self._pending.append((weights, losses, mask))
+    def record(self, index: Tensor, weights: Tensor, mask: Tensor) -> None:
+        """Note a batch: positions `[N]`, and weights and mask `[N, K]`, detached.
+
+        Nothing is computed and no device is waited for until somebody asks, or many batches have come together.
+        """
+        self._pending.append((weights, mask))
         if self._shape is not None:
-            last = self.last_weights()
+            self._unwritten.append((index, weights, mask))
+            if len(self._unwritten) >= AT_ONCE:
+                self._write()
+
+    def record_losses(self, index: Tensor, losses: Tensor, mask: Tensor) -> None:
+        """Note the losses of a batch and where they apply, `[N, K]`, detached."""
+        self._losses.append((losses, mask))
+
+    def _write(self) -> None:
+        """Every row's last weights, of the batches that came since."""
+        batches, self._unwritten = self._unwritten, []
+        if not batches:
+            return
+        last = self._table()
+        for index, weights, mask in batches:
             last[index.to(last.device)] = torch.where(mask, weights, float("nan")).to(last)
 
+    def _table(self) -> Tensor:
+        if self.last is None:
+            assert self._shape is not None
+            self.last = torch.full(self._shape, float("nan"), dtype=self._dtype)
+        return self.last
+
     def flush(self, step: int, epoch: float | None) -> dict[str, float]:
-        """Summarise what came since the last flush, for `log()`: per group of sources, the mean loss
-        (`loss/label`), mean weight (`weight/label`) and its quantiles (`weight/label/q10`)."""
+        """Summarise what came since the last flush, for `log()`: per group of sources the mean loss (`loss/label`), of
+        the steps that computed it, the mean weight (`weight/label`) and its quantiles (`weight/label/q10`)."""
         if not self._pending:
             return {}
-        weights, losses, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
-        self._pending = []
+        weights, mask = (torch.cat(parts).float().cpu() for parts in zip(*self._pending, strict=True))
+        known = [torch.where(mask, losses, float("nan")) for losses, mask in self._losses]
+        losses = torch.cat(known).float().cpu() if known else None
+        self._pending.clear()
+        self._losses.clear()
         logs: dict[str, float] = {}
         summary: dict[str, Any] = {"step": step, "epoch": epoch, "sources": {}}
         for name, columns in groups(self.sources).items():
-            speaks = mask[:, columns].bool()
-            if not speaks.any():
+            covered = mask[:, columns].bool()
+            if not covered.any():
                 continue
-            here = weights[:, columns][speaks]
+            here = weights[:, columns][covered]
             quantiles = torch.quantile(here[:100_000], torch.tensor(QUANTILES)).tolist()
-            logs[f"loss/{name}"] = losses[:, columns][speaks].mean().item()
+            if losses is not None and not (here_losses := losses[:, columns]).isnan().all():
+                logs[f"loss/{name}"] = here_losses.nanmean().item()
             logs[f"weight/{name}"] = here.mean().item()
             logs.update({f"weight/{name}/q{round(100 * q)}": v for q, v in zip(QUANTILES, quantiles, strict=True)})
             summary["sources"][name] = [here.mean().item(), *quantiles]
@@ -115,16 +147,18 @@ class WeightHistory:
             raise ValueError(
                 "`train_dataset`: expected a data set that can be indexed, found a stream: no weights kept."
             )
-        if self.last is None:
-            self.last = torch.full(self._shape, float("nan"), dtype=self._dtype)
-        return self.last
+        self._write()
+        return self._table()
 
     def load(self, state: Tensors, summaries: list[dict[str, Any]]) -> None:
         """Restore what `state` and `summaries` held."""
-        self.summaries, self._pending = summaries, []
+        self.summaries, self._unwritten = summaries, []
+        self._pending.clear()
+        self._losses.clear()
         if self._shape is not None and "last_weights" in state:
             self.last_weights().copy_(state["last_weights"])
 
     def state(self) -> Tensors:
         """Every row's last weights, `[rows, K]` (NaN: masked or not seen); nothing where none were kept."""
+        self._write()
         return {} if self.last is None else {"last_weights": self.last}

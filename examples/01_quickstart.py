@@ -3,7 +3,7 @@
     python examples/01_quickstart.py               # minutes; prints accuracy and the five least trusted labels
 
 The embedded corpus has 2,400 support messages, 40 % of them with a wrong label, and a teacher that is blind to one
-product. 120 clean rows steer.
+product. 120 clean rows decide.
 """
 
 from transformers import AutoTokenizer
@@ -34,8 +34,8 @@ def main(epochs: float = 3.0) -> AMALTrainer:
     print(trainer.evaluate())
     suspects = trainer.weights.sort("label").select(range(5))  # columns: row_id, label, teacher, rules/0, ...
     for row in suspects:
-        said = corpus["train"][row["row_id"]]
-        print(f"{row['label']:.3f}  {CLASSES[said['label']]:12s}  {said['text']}")
+        given = corpus["train"][row["row_id"]]
+        print(f"{row['label']:.3f}  {CLASSES[given['label']]:12s}  {given['text']}")
     return trainer
 
 

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, FunctionLoss, classification_metrics
+from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, classification_metrics
 from amal_hf.commands.train import default_model, load_student
 from amal_hf.corpus import CLASSES, load_corpus
+from amal_hf.losses import FunctionLoss
 
 
 def margin(outputs, batch) -> torch.Tensor:

@@ -68,18 +68,18 @@ def _acquire(folder: Path, argument: str, command: str) -> tuple[int, tuple[int,
         except FileNotFoundError:  # its last holder has just deleted the folder
             continue
         if not _locked(file):
-            said = os.read(file, 4096)
+            written = os.read(file, 4096)
             os.close(file)
-            raise Refused(_busy(folder, argument, said))
+            raise Refused(_busy(folder, argument, written))
         held = (os.fstat(file).st_dev, os.fstat(file).st_ino)
         if _identity(folder / LOCK) == held:  # else its last holder deleted it meanwhile
             break
         os.close(file)
     _held.add(held)
     try:
-        said = json.dumps({"amal_hf": command, "pid": os.getpid()}).encode()
-        os.pwrite(file, said, 0)  # then cut: on a full disk an earlier mark stays what it is
-        os.ftruncate(file, len(said))
+        written = json.dumps({"amal_hf": command, "pid": os.getpid()}).encode()
+        os.pwrite(file, written, 0)  # then cut: on a full disk an earlier mark stays what it is
+        os.ftruncate(file, len(written))
     except BaseException:
         _release(folder, file, held)
         raise
@@ -122,19 +122,19 @@ def _check_scratch(folder: Path, argument: str) -> None:
 
 def _is_lock(path: Path, inside: list[str]) -> bool:
     with path.open("rb") as file:
-        said = file.read(4096)
-    if not said:  # killed between making the file and writing into it
+        written = file.read(4096)
+    if not written:  # killed between making the file and writing into it
         return inside == [LOCK]
     try:
-        return "amal_hf" in json.loads(said)
+        return "amal_hf" in json.loads(written)
     except (ValueError, TypeError):
         return False
 
 
-def _busy(folder: Path, argument: str, said: bytes) -> str:
+def _busy(folder: Path, argument: str, written: bytes) -> str:
     try:
-        told = json.loads(said)
-        who = f"process {told['pid']} (`amal-hf {told['amal_hf']}`)"
+        holder = json.loads(written)
+        who = f"process {holder['pid']} (`amal-hf {holder['amal_hf']}`)"
     except (ValueError, KeyError, TypeError):
         who = "another part of this process"
     return (

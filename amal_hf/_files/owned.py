@@ -55,8 +55,8 @@ def read_marker(folder: Path) -> Marker | None:
 
 def write_marker(folder: Path, marker: Marker) -> None:
     """Keep the marker in the folder."""
-    said: dict[str, Any] = {"format": FORMAT, **asdict(marker)}
-    write_json(folder / MARKER, {**said, "entries": {path: list(of) for path, of in marker.entries.items()}})
+    recorded: dict[str, Any] = {"format": FORMAT, **asdict(marker)}
+    write_json(folder / MARKER, {**recorded, "entries": {path: list(of) for path, of in marker.entries.items()}})
 
 
 def walk(folder: Path, within: str = "") -> Iterator[tuple[str, Path]]:
@@ -109,8 +109,8 @@ def same(path: str, place: Path, known: Mapping[str, Entry]) -> bool:
     if place.is_symlink() or not place.is_file():
         return False
     size = place.stat().st_size
-    said = [known[name] for name in (path, path + NEW) if name in known]
-    return any(size == length and (not content or hash_of(place) == content) for length, content in said)
+    recorded = [known[name] for name in (path, path + NEW) if name in known]
+    return any(size == length and (not content or hash_of(place) == content) for length, content in recorded)
 
 
 def delete_owned(folder: Path, command: str) -> bool:

@@ -46,7 +46,7 @@ def check_output(
 
 
 def check_writable(argument: str, folder: str | Path) -> None:
-    """A cache can be written, said at once: its readers wait, or fail far away.
+    """A cache can be written, checked at once: its readers wait, or fail far away.
 
     Raises:
         OSError: naming the argument.
@@ -81,9 +81,9 @@ def _check_apart(argument: str, target: Path, name: str, path: Path, replaced: b
 
 def _on_disk(given: str | Path | Sequence[str | Path]) -> Iterator[Path]:
     for each in [given] if isinstance(given, (str, Path)) else given:
-        said = str(each)
-        found = [said] if os.path.lexists(said) else glob.glob(said)
-        yield from (Path(path) for path in found if said)
+        spelled = str(each)
+        found = [spelled] if os.path.lexists(spelled) else glob.glob(spelled)
+        yield from (Path(path) for path in found if spelled)
 
 
 def _places(path: Path) -> Iterator[Path]:

@@ -71,15 +71,15 @@ def could_not_write(error: BaseException) -> bool:
 
     torch and safetensors raise no OSError then, and Arrow's carries its number in the text alone.
     """
-    said = str(error).lower()
-    if isinstance(error, OSError) and (error.errno in NO_ROOM or (error.errno is None and "[errno " in said)):
+    text = str(error).lower()
+    if isinstance(error, OSError) and (error.errno in NO_ROOM or (error.errno is None and "[errno " in text)):
         return True
-    written = type(error).__name__ == "SafetensorError" and "deserializ" not in said
-    return written or "inline_container" in said
+    written = type(error).__name__ == "SafetensorError" and "deserializ" not in text
+    return written or "inline_container" in text
 
 
 @contextmanager
-def room_for(argument: str, folder: Path, advice: str) -> Iterator[None]:
+def room_for(argument: str, folder: Path, cure: str) -> Iterator[None]:
     """One good line for whatever fails to be written inside the block.
 
     Raises:
@@ -90,8 +90,8 @@ def room_for(argument: str, folder: Path, advice: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, Refused) or not could_not_write(error):
             raise
-        told = " ".join(str(error).split())
-        raise Refused(f"`{argument}`: expected room for {str(folder)!r}, found: {told}. {advice}") from error
+        reason = " ".join(str(error).split())
+        raise Refused(f"`{argument}`: expected room for {str(folder)!r}, found: {reason}. {cure}") from error
 
 
 class Refused(OSError):

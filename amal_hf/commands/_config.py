@@ -25,7 +25,7 @@ from amal_hf.config import AMALConfig
 from amal_hf.models.student import ModelConfig
 
 MEASURED = ("loss", "accuracy", "macro_f1", "ece")
-SAYS = ("train_on_labels", "votes_column", "teacher_columns", "temperature")
+SOURCES = ("train_on_labels", "votes_column", "teacher_columns", "temperature")
 CHOICES = {
     "log_level": (*log_levels, "passive"),
     "log_level_replica": (*log_levels, "passive"),
@@ -79,16 +79,16 @@ def train_help(everything: bool = False) -> str:
     """The help of `amal-hf train` in groups; the fields of `TrainingArguments` all, or the usual ones."""
     types, plain = hints([DataConfig, AMALConfig]), {each.name for each in dataclasses.fields(TrainingArguments)}
     data = {each.name: each for each in dataclasses.fields(DataConfig)}
-    models = [each for name, each in data.items() if name in hints([ModelConfig]) and name not in SAYS]
+    models = [each for name, each in data.items() if name in hints([ModelConfig]) and name not in SOURCES]
     method = {each.name: each for each in dataclasses.fields(AMALConfig) if each.init}
-    rows = [each for name, each in data.items() if name not in SAYS and each not in models]
+    rows = [each for name, each in data.items() if name not in SOURCES and each not in models]
     rows += [method.pop(name) for name in ("text_columns", "max_length", "strict") if name in method]
     training = {name: method.pop(name) for name in [*method] if name in plain}
     shown = list(training) if everything else [name for name in USUAL if name in training]
     groups = {
         "Data": rows,
         "Sources (and, in the file, `sources: {NAME: {loss: KIND, ...}}` with KIND of " + ", ".join(LOSSES) + ")": [
-            data[name] for name in SAYS if name in data
+            data[name] for name in SOURCES if name in data
         ],
         "Models": models,
         "Method": list(method.values()),
@@ -96,10 +96,10 @@ def train_help(everything: bool = False) -> str:
             training[name] for name in shown
         ],
     }
-    told = "\n\n".join(f"{title}\n{describe(fields, types)}" for title, fields in groups.items())
+    sections = "\n\n".join(f"{title}\n{describe(fields, types)}" for title, fields in groups.items())
     return (
         "usage: amal-hf train [CONFIG.yaml | --config CONFIG.yaml] [--field value ...]\n\n"
-        "Train on your own rows. Every field is a line of CONFIG.yaml and a flag; flags win.\n\n" + told
+        "Train on your own rows. Every field is a line of CONFIG.yaml and a flag; flags win.\n\n" + sections
     )
 
 
@@ -109,7 +109,7 @@ def config_file(argv: Sequence[str]) -> str:
 
 
 def _file(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The path of CONFIG.yaml ("": none was named), and what else was said."""
+    """The path of CONFIG.yaml ("": none was named), and the other words."""
     named, rest = [], [*argv]
     if rest and not rest[0].startswith("-"):
         named.append(rest.pop(0))
@@ -139,8 +139,8 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
             + did_you_mean(metric.removeprefix("eval_"), MEASURED)
         )
     for name, known in CHOICES.items():
-        said = values.get(name) or []
-        for each in said if isinstance(said, list) else [said]:
+        setting = values.get(name) or []
+        for each in setting if isinstance(setting, list) else [setting]:
             if each not in known:
                 raise ValueError(
                     f"`{name}`: expected one of {', '.join(known)}, found {each!r}. " + did_you_mean(str(each), known)
@@ -156,28 +156,28 @@ def _fitting(values: dict[str, Any]) -> dict[str, Any]:
         values["teachers"] = [values["teachers"]]
     if not torch.cuda.is_available():
         values.setdefault("dataloader_pin_memory", False)  # it pins for a GPU, and warns where there is none
-    said = values.get("resume_from_checkpoint")
-    if isinstance(said, str) and said.lower() in ("true", "false"):
-        said = said.lower() == "true"
-    values["resume_from_checkpoint"] = "true" if said is True else said or None
+    setting = values.get("resume_from_checkpoint")
+    if isinstance(setting, str) and setting.lower() in ("true", "false"):
+        setting = setting.lower() == "true"
+    values["resume_from_checkpoint"] = "true" if setting is True else setting or None
     return values
 
 
 def _checkpoint(args: AMALConfig) -> str | None:
     """The folder to go on from; None: begin anew."""
-    said = args.resume_from_checkpoint
-    if not said:
+    setting = args.resume_from_checkpoint
+    if not setting:
         return None
-    if said == "true":
+    if setting == "true":
         found = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
         if found is None:
             raise FileNotFoundError(
                 f"`resume_from_checkpoint`: expected a checkpoint in {args.output_dir!r}, found none. Leave it out to "
                 "begin anew, or name the checkpoint's folder."
             )
-        said = found
-    check_checkpoint(said)
-    return said
+        setting = found
+    check_checkpoint(setting)
+    return setting
 
 
 def _sources(given: Any, data: DataConfig, where: str) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from transformers import HfArgumentParser
 
-from amal_hf.commands._values import did_you_mean, from_flag, spoken
+from amal_hf.commands._values import did_you_mean, from_flag, in_words
 from amal_hf.commands._yaml import read_words
 
 TAKES: dict[str, Any] = {
@@ -27,9 +27,9 @@ class _Parser(HfArgumentParser):
     """Words of flags, unconverted; what is wrong is raised."""
 
     def error(self, message: str) -> NoReturn:
-        flag, _, told = message.removeprefix("argument ").partition(": ")
+        flag, _, text = message.removeprefix("argument ").partition(": ")
         name = flag.split("/")[0].strip("-").strip()
-        raise ValueError(f"`{name}`: {told or message}, found none. Give it a value after the flag.")
+        raise ValueError(f"`{name}`: {text or message}, found none. Give it a value after the flag.")
 
 
 def hints(kinds: Iterable[type]) -> dict[str, Any]:
@@ -56,13 +56,13 @@ def read_flags(command: str, kinds: Sequence[type], argv: Sequence[str]) -> dict
             flag for action in parser._actions for flag in action.option_strings if "_" in flag or "-" not in flag[2:]
         ]
         what = unknown[0].split("=")[0]
-        told = did_you_mean(what, known) if what.startswith("-") else "Flags begin with --."
+        text = did_you_mean(what, known) if what.startswith("-") else "Flags begin with --."
         raise ValueError(
             f"`{what}`: expected a flag of `amal-hf {command}`, found none of that name. "
-            + told.replace("amal-hf train --help-all", f"amal-hf {command} --help")
+            + text.replace("amal-hf train --help-all", f"amal-hf {command} --help")
         )
     types = hints(kinds)
-    return {name: from_flag(name, said, types[name], read_words) for name, said in vars(space).items()}
+    return {name: from_flag(name, value, types[name], read_words) for name, value in vars(space).items()}
 
 
 def settings(command: str, kind: type, argv: Sequence[str]) -> Any:
@@ -74,22 +74,22 @@ def describe(fields: Iterable[dataclasses.Field[Any]], types: Mapping[str, Any])
     """Fields as lines of help: flag, type, what it is and its default."""
     lines = []
     for each in fields:
-        told = " ".join(str(each.metadata.get("help", "")).split()).replace("%%", "%")
+        text = " ".join(str(each.metadata.get("help", "")).split()).replace("%%", "%")
         default = each.default_factory() if each.default_factory is not dataclasses.MISSING else each.default
         default = getattr(default, "value", default)
-        if default not in (None, "", [], dataclasses.MISSING) and "default" not in told.lower():
-            told += f" (default: {str(default).lower() if isinstance(default, bool) else default})"
+        if default not in (None, "", [], dataclasses.MISSING) and "default" not in text.lower():
+            text += f" (default: {str(default).lower() if isinstance(default, bool) else default})"
         head = f"  --{each.name}  [{_kind(types[each.name])}]"
-        if len(head) <= 38 and len(told) <= 78:
-            lines.append(f"{head:40s}{told}")
+        if len(head) <= 38 and len(text) <= 78:
+            lines.append(f"{head:40s}{text}")
         else:
-            lines += [head, *textwrap.wrap(told, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+            lines += [head, *textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)]
     return "\n".join(lines)
 
 
 def _kind(hint: Any) -> str:
-    told = spoken(hint)
-    return "one of a few words" if told.startswith("one of") and len(told) > 60 else told
+    text = in_words(hint)
+    return "one of a few words" if text.startswith("one of") and len(text) > 60 else text
 
 
 def command_help(usage: str, about: str, kind: type) -> str:

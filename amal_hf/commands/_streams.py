@@ -1,4 +1,4 @@
-"""What a command says and how it ends: streams that cannot fail, warnings once, signals with a word."""
+"""What a command prints and how it ends: streams that cannot fail, warnings once, signals with a word."""
 
 from __future__ import annotations
 
@@ -61,21 +61,21 @@ def calm_streams() -> None:
 
 def warn_once() -> None:
     """Every warning as one line without its code, and once, whether of `warnings` or of a logger."""
-    said: set[str] = set()
+    shown: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        told = " ".join(str(message).split())
-        if told not in said:
-            said.add(told)
-            print(f"warning: {told}", file=sys.stderr)
+        line = " ".join(str(message).split())
+        if line not in shown:
+            shown.add(line)
+            print(f"warning: {line}", file=sys.stderr)
 
     def new(record: logging.LogRecord) -> bool:
-        told = record.getMessage()
+        line = record.getMessage()
         if record.levelno != logging.WARNING:
             return True
-        if told in said:
+        if line in shown:
             return False
-        said.add(told)
+        shown.add(line)
         return True
 
     class Once(logging.StreamHandler):
@@ -108,12 +108,12 @@ def answered_signals() -> Iterator[None]:
 
 
 def cause(error: BaseException) -> str:
-    """What went wrong in one line: a library that hides the reason behind another error has it told as well."""
-    told = [" ".join(str(error).split()) or type(error).__name__]
+    """What went wrong in one line: a library that hides the reason behind another error is followed by that reason."""
+    lines = [" ".join(str(error).split()) or type(error).__name__]
     inner = error.__cause__ or error.__context__
-    while inner is not None and "`" not in told[0]:
-        said = " ".join(str(inner).split())
-        if said and not any(said in each for each in told):
-            told.append(said)
+    while inner is not None and "`" not in lines[0]:
+        reason = " ".join(str(inner).split())
+        if reason and not any(reason in each for each in lines):
+            lines.append(reason)
         inner = inner.__cause__ or inner.__context__
-    return ": ".join((told[0], told[-1]) if len(told) > 1 else told)
+    return ": ".join((lines[0], lines[-1]) if len(lines) > 1 else lines)

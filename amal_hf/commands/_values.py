@@ -1,4 +1,4 @@
-"""Values of settings, checked against the types of their fields: what a file or a flag says, before any work."""
+"""Values of settings, checked against the types of their fields: from a file or a flag, before any work."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def checked(name: str, value: Any, hint: Any, where: str = "") -> Any:
 
     Args:
         name: the field.
-        value: what was said of it, as YAML reads it.
+        value: the one given, as YAML reads it.
         hint: its type.
-        where: where it was said, for the message.
+        where: the place it was given at, for the message.
 
     Raises:
         ValueError: a value of another type, a number that is none, or one out of bounds.
@@ -64,22 +64,22 @@ def checked(name: str, value: Any, hint: Any, where: str = "") -> Any:
     return found
 
 
-def from_flag(name: str, said: Any, hint: Any, read: Any) -> Any:
+def from_flag(name: str, words: Any, hint: Any, read: Any) -> Any:
     """The value of a flag: its words as they are where the field takes words, else as YAML reads them.
 
     Args:
         name: the field.
-        said: a word, a list of words, or True of a flag without one.
+        words: a word, a list of words, or True of a flag without one.
         hint: its type.
         read: words -> value, as in a file.
     """
-    if isinstance(said, list):
+    if isinstance(words, list):
         inner = next((typing.get_args(k)[0] for k in _members(hint) if typing.get_origin(k) is list), str)
-        return checked(name, [from_flag(name, each, inner, read) for each in said], hint, "the command line")
-    if not isinstance(said, str) or str in _members(hint):
-        return checked(name, said, hint, "the command line")
-    value = read(said)
-    return checked(name, said if isinstance(value, (dict, list)) else value, hint, "the command line")
+        return checked(name, [from_flag(name, each, inner, read) for each in words], hint, "the command line")
+    if not isinstance(words, str) or str in _members(hint):
+        return checked(name, words, hint, "the command line")
+    value = read(words)
+    return checked(name, words if isinstance(value, (dict, list)) else value, hint, "the command line")
 
 
 def no_such(name: str, known: Collection[str], where: str, kind: str = "the name of a field") -> ValueError:
@@ -97,11 +97,11 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     return f"There are {', '.join(sorted(known))}." if len(known) <= 20 else "See `amal-hf train --help-all`."
 
 
-def spoken(hint: Any) -> str:
+def in_words(hint: Any) -> str:
     """A type in words."""
     if hint is Any:
         return "anything"
-    told = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "nothing"}
+    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: "nothing"}
     words: list[str] = []
     for kind in _members(hint):
         origin = typing.get_origin(kind) or kind
@@ -114,7 +114,7 @@ def spoken(hint: Any) -> str:
         elif origin in (dict, Mapping):
             word = "a mapping"
         else:
-            word = told.get(origin, getattr(origin, "__name__", str(origin)))
+            word = expected.get(origin, getattr(origin, "__name__", str(origin)))
         words.append(word)
     if any(word.startswith("one of") for word in words):
         words.remove("text") if "text" in words else None
@@ -157,17 +157,17 @@ def _check_bounds(name: str, found: float, hint: Any, where: str) -> None:
 
 def _out_of_bounds(name: str, found: Any, hint: Any, bounds: tuple[float, float], where: str) -> ValueError:
     low, high = bounds
-    told = f"at least {low:g}" if high in (math.inf, MOST) else f"from {low:g} to {high:g}"
-    told = "above 0, or -1 (as many as the epochs have)" if name == "max_steps" else told
-    told = f"from {-MOST} to {MOST}" if abs(found) > MOST and low <= found else told
+    expected = f"at least {low:g}" if high in (math.inf, MOST) else f"from {low:g} to {high:g}"
+    expected = "above 0, or -1 (as many as the epochs have)" if name == "max_steps" else expected
+    expected = f"from {-MOST} to {MOST}" if abs(found) > MOST and low <= found else expected
     kind = "a whole number" if int in _members(hint) else "a number"
     return ValueError(
-        f"`{name}`: expected {kind} {told}, found {_short(found)}{_at(where)}. Set it to one, or leave it out."
+        f"`{name}`: expected {kind} {expected}, found {_short(found)}{_at(where)}. Set it to one, or leave it out."
     )
 
 
 def _unfit(name: str, value: Any, hint: Any, where: str) -> ValueError:
-    return ValueError(f"`{name}`: expected {spoken(hint)}, found {_short(value)}{_at(where)}. {_advice(value, hint)}")
+    return ValueError(f"`{name}`: expected {in_words(hint)}, found {_short(value)}{_at(where)}. {_advice(value, hint)}")
 
 
 def _advice(value: Any, hint: Any) -> str:
@@ -196,8 +196,8 @@ def _advice(value: Any, hint: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:57] + "..."
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _at(where: str) -> str:

@@ -68,9 +68,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
         node = yaml.compose(text, Loader)
         given = yaml.load(text, Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"`CONFIG.yaml`: expected YAML, found that {str(path)!r} is none: {told}. Mend that line."
+            f"`CONFIG.yaml`: expected YAML, found that {str(path)!r} is none: {reason}. Mend that line."
         ) from error
     if given is None:
         return {}, {}

@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer, ProgressCallback, set_seed
+from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from amal_hf._files import run_folder, write_json, write_own
+from amal_hf._progress import name_bars
 from amal_hf.commands.train import DataConfig, default_model, load_student, source_losses, train_run
 from amal_hf.config import AMALConfig
 from amal_hf.corpus import load_corpus
 from amal_hf.data.columns import tokenized
-from amal_hf.denoising import GOLD, gold_share, with_gold
+from amal_hf.denoising import CLEAN_LABEL, clean_share, with_clean_rows
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 from amal_hf.metrics import classification_metrics
 from amal_hf.trainer import AMALTrainer
@@ -81,10 +82,10 @@ def _run_demo(config: DemoConfig) -> list[dict[str, Any]]:
         flush=True,
     )
     # the incumbents train on the clean rows as well, as the learned run does, and as often
-    share, classes = gold_share(len(parts["clean"]), len(parts["train"])), parts["clean"].features["label"]
+    share, classes = clean_share(len(parts["clean"]), len(parts["train"])), parts["clean"].features["label"]
     labels = torch.as_tensor(parts["clean"]["label"][:])
-    given = {**parts, "train": with_gold(parts["train"], parts["clean"], labels, classes.num_classes, share)}
-    mix = partial(_fixed, given, data, config, {**losses, "gold": CrossEntropy(GOLD)})
+    given = {**parts, "train": with_clean_rows(parts["train"], parts["clean"], labels, classes.num_classes, share)}
+    mix = partial(_fixed, given, data, config, {**losses, "clean": CrossEntropy(CLEAN_LABEL)})
     equal = mix("equal mix", 0.5)
     table = [mix("label only", 0.0), equal, _best_alpha(equal, mix)]
     print("\n> learned weights", flush=True)
@@ -122,11 +123,11 @@ def _settings(config: DemoConfig, output_dir: str, **mixture: Any) -> AMALConfig
 def _fixed(
     parts: Mapping[str, Dataset], data: DataConfig, config: DemoConfig, losses: dict[str, Loss], name: str, alpha: float
 ) -> dict[str, Any]:
-    """One run with hand-set weights: the label 1 − alpha, gold 1, every other source alpha."""
+    """One run with hand-set weights: the label 1 − alpha, clean rows 1, every other source alpha."""
     print(f"\n> {name}", flush=True)
     started = time.perf_counter()
     sources = LossStack(losses, parts["train"][0]).names
-    weights = {"label": 1 - alpha, "gold": 1.0}
+    weights = {"label": 1 - alpha, "clean": 1.0}
     with tempfile.TemporaryDirectory() as scratch:
         set_seed(config.seed)
         trainer = AMALTrainer(
@@ -159,13 +160,7 @@ def _best_alpha(equal: dict[str, Any], mix: Callable[[str, float], dict[str, Any
 
 def quiet(trainer: AMALTrainer) -> None:
     """Keep the progress bars, leave the log lines to the run folder."""
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Bars)
-
-
-class _Bars(ProgressCallback):
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """The numbers are in `trainer.state.log_history`; the table comes at the end."""
+    name_bars(trainer, logs=False)
 
 
 def format_table(table: list[dict[str, Any]]) -> str:

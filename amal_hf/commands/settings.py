@@ -26,7 +26,7 @@ from amal_hf.losses import (
 from amal_hf.models.student import LOGITS, ModelConfig
 
 ANNOTATORS = "annotators"
-"""Column and source of what the annotators say, `[N, M]`."""
+"""Column and source of the annotators' votes, `[N, M]`."""
 
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -45,20 +45,22 @@ LOSSES: dict[str, type[Loss]] = {
 
 @dataclass
 class DataConfig(ModelConfig):
-    """Where rows come from, which columns say something about them and, as `ModelConfig`, which models a run has.
+    """Where rows come from, which columns hold their sources and, as `ModelConfig`, which models a run has.
 
     Args:
         data: a Hub name, a `save_to_disk` folder, a WRENCH folder, or JSONL/CSV/Parquet file(s).
-        label_column: class of a row (index or name); clean in the meta, selection and test rows.
+        label_column: class of a row (index or name); true in the clean, selection and test rows.
         train_on_labels: whether the label of *training* rows is a source.
         votes_column: labeling functions' votes, -1 abstains ("": none).
         annotators: columns of answers, one an annotator (a person, an LLM): names or indices of classes, empty where
-            nothing is said. Together they are the source "annotators".
+            they abstain. Together they are the source "annotators".
         sources: further sources, name -> {"loss": name, **arguments}; see `LOSSES`.
         classes: class names in the order of their indices (default: found in the data).
         clean_split: split whose labels are true ("": `clean` or else `validation`, where there is one).
         selection_split: split that chooses the best checkpoint ("": none, unless `selection_rows`).
         test_split: split that is only measured.
+        baseline: measure a plain `transformers.Trainer` as well: the same student, start, steps and seed, trained on
+            the given labels (without any: the majority vote of the sources) and the clean rows.
         final_epochs: epochs on the clean rows alone, after training (0: none). With hundreds of them it may help; ten
             per class are soon known by heart, and what was learned before is lost.
         clean_rows: clean rows of every class (0: all of the split). Without a split of clean rows, as many are held
@@ -76,6 +78,7 @@ class DataConfig(ModelConfig):
     clean_split: str = field(default="", metadata={"help": "Split whose labels are true"})
     selection_split: str = field(default="", metadata={"help": "Split that chooses the best checkpoint"})
     test_split: str = field(default="test", metadata={"help": "Split that is only measured"})
+    baseline: bool = field(default=False, metadata={"help": "Measure a plain Trainer on labels or majority vote, too"})
     final_epochs: float = field(default=0.0, metadata={"help": "Epochs on the clean rows alone, after training"})
     clean_rows: int = field(default=0, metadata={"help": "Clean rows of every class (0: all)"})
     selection_rows: int = field(default=0, metadata={"help": "Rows of every class that select (0: all)"})

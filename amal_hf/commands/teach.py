@@ -47,9 +47,11 @@ def _one_name(holding: Sequence[Dataset], column: str) -> bool:
 
     Lists of numbers, and of several names, are labels of several classes.
     """
-    said = [value["choices"] if isinstance(value, dict) and {*value} == {"choices"} else value
+    labels = [value["choices"] if isinstance(value, dict) and {*value} == {"choices"} else value
             for split in holding for value in split[column] if value is not None]  # fmt: skip
-    return all(isinstance(value, list) and len(value) < 2 and all(isinstance(v, str) for v in value) for value in said)
+    return all(
+        isinstance(value, list) and len(value) < 2 and all(isinstance(v, str) for v in value) for value in labels
+    )
 
 
 def _labelled(splits: DatasetDict, config: TeachConfig) -> DatasetDict:

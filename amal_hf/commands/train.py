@@ -10,11 +10,13 @@ from datasets import Dataset, DatasetDict
 from transformers import set_seed
 
 from amal_hf import _checks
+from amal_hf._progress import closing_bars, name_bars
 from amal_hf._types import LABELS
+from amal_hf.commands.baseline import check_measured, measure_baseline, random_states_kept
 from amal_hf.commands.settings import ANNOTATORS, DataConfig, source_losses
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import name_classes
-from amal_hf.data.columns import LABEL_ALIASES, check_said, with_row_ids, without_idle
+from amal_hf.data.columns import LABEL_ALIASES, check_asserted, with_row_ids, without_idle
 from amal_hf.data.load import load_splits
 from amal_hf.data.overlap import guard_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
@@ -42,7 +44,7 @@ __all__ = [
 
 
 def divide(splits: DatasetDict, data: DataConfig, seed: int) -> dict[str, Dataset]:
-    """`train`, `clean`, and maybe `selection` and `test`, with a column `label` and what annotators say.
+    """`train`, `clean`, and maybe `selection` and `test`, with a column `label` and the annotators' votes.
 
     Raises:
         ValueError: a split or column that is not there, labels that are no classes, no clean rows, or other classes
@@ -107,14 +109,11 @@ def prepare(
     """
     data = find_models(data)
     losses = source_losses(data, sources)
-    read = {
-        *args.text_columns,
-        data.label_column,
-        *data.annotators,
-        *(c for loss in losses.values() for c in loss.columns),
-    }
-    splits = without_idle(load_splits(data.data), read)
+    columns = {column for loss in losses.values() for column in loss.columns}
+    splits = without_idle(load_splits(data.data), {*args.text_columns, data.label_column, *data.annotators, *columns})
     parts = check_texts(divide(splits, data, args.seed), args.text_columns)
+    if data.baseline:
+        check_measured(parts)
     if not data.teachers:
         return data, parts, losses
     read = {name + LOGITS for name in data.teacher_names}
@@ -124,7 +123,7 @@ def prepare(
 
 
 def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dict[str, Dataset]:
-    """The rows of a run, before anything is computed from them: what the sources say is about its classes.
+    """The rows of a run, before anything is computed from them: what the sources assert is about its classes.
 
     Args:
         parts: `train` and `clean` (the clean rows), and any other split.
@@ -134,7 +133,7 @@ def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dic
         parts, `train` without a label that no source reads.
 
     Raises:
-        ValueError: a column that is missing, or that says something else than it should.
+        ValueError: a column that is missing, or that holds something else than it should.
     """
     train, clean = parts["train"], parts["clean"]
     classes = clean.features["label"].names
@@ -143,7 +142,7 @@ def check_parts(parts: Mapping[str, Dataset], losses: Mapping[str, Loss]) -> dic
     for loss in losses.values():
         if isinstance(loss, LabelingFunctions):
             check_functions(train, clean, loss.column, classes, loss.names)
-    check_said(train, clean, losses.values(), len(classes))
+    check_asserted(train, clean, losses.values(), len(classes))
     idle = [c for c in LABEL_ALIASES if c in train.column_names]
     if any(LABELS in loss.columns for loss in losses.values()):
         return dict(parts)
@@ -157,7 +156,7 @@ def train_run(
     losses: Mapping[str, Loss],
     prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
     command: str = "train",
-) -> tuple[AMALTrainer, dict[str, dict[str, float]]]:
+) -> tuple[AMALTrainer, dict[str, Any]]:
     """Train on `parts` and write the run folder `args.output_dir` (but for the report).
 
     Where `args.resume_from_checkpoint` names a checkpoint's folder, the run goes on from there.
@@ -184,13 +183,22 @@ def train_run(
         processing_class=tokenizer,
         compute_metrics=classification_metrics,
     )
+    name_bars(trainer)
     prepare(trainer)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    with closing_bars(trainer):
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if data.final_epochs > 0:
         clean = parts["clean"].select_columns([*args.text_columns, "label"])
         fine_tune(trainer.model, clean, tokenizer, args, data.final_epochs, args.learning_rate)
-    return trainer, write_run(trainer, parts, time.perf_counter() - started, command)
+    seconds = time.perf_counter() - started
+    baseline = None
+    if data.baseline:
+        with random_states_kept():
+            set_seed(args.seed)
+            fresh, _ = make_student(data, classes)
+            baseline = measure_baseline(fresh, trainer, parts, losses)
+    return trainer, write_run(trainer, parts, seconds, command, baseline)
 
 
 class _Finishing(AMALTrainer):

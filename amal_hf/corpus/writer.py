@@ -68,27 +68,27 @@ class Writer:
     def _message(self, lark: bool) -> Message:
         label = int(self.rng.choice(len(phrases.CLASSES), p=phrases.CLASS_SHARES))
         if lark and self._chance(LARK_SHARE):
-            core = self._around(self._fill(self._one(LARK[phrases.CLASSES[label]])), label)
+            core = self._around(self.fill(self._one(LARK[phrases.CLASSES[label]])), label)
             return Message(self._typed(self._framed(core)), label, True)
         draw = self.rng.random()
         if draw < CONTRAST_SHARE:
             core = self._contrast(label)
         elif draw < CONTRAST_SHARE + BETWEEN_SHARE:
             template, readings = self._one(phrases.BETWEEN)
-            core, label = self._fill(template), phrases.CLASSES.index(self._one(readings))
+            core, label = self.fill(template), phrases.CLASSES.index(self._one(readings))
         elif draw < CONTRAST_SHARE + BETWEEN_SHARE + SARCASM_SHARE and phrases.CLASSES[label] in phrases.SARCASM:
-            core = self._fill(self._one(phrases.SARCASM[phrases.CLASSES[label]]))
+            core = self.fill(self._one(phrases.SARCASM[phrases.CLASSES[label]]))
         else:
-            core = self._around(self._fill(self._one(phrases.SHARED[phrases.CLASSES[label]])), label)
+            core = self._around(self.fill(self._one(phrases.SHARED[phrases.CLASSES[label]])), label)
         return Message(self._typed(self._framed(core)), label, False)
 
     def _contrast(self, label: int) -> str:
         matter, other = (self._one(around.TOPICS[phrases.CLASSES[c]]) for c in (label, self._other(label)))
-        return _upper(self._fill(self._one(around.CONTRASTS).replace("{A}", matter).replace("{B}", other)))
+        return _upper(self.fill(self._one(around.CONTRASTS).replace("{A}", matter).replace("{B}", other)))
 
     def _around(self, core: str, label: int) -> str:
         """The core with, at times, a remark in another class's words before or after it."""
-        remark = self._fill(self._one(around.REMARKS[phrases.CLASSES[self._other(label)]]))
+        remark = self.fill(self._one(around.REMARKS[phrases.CLASSES[self._other(label)]]))
         draw = self.rng.random()
         if draw < 0.20:
             # praise does not contradict what stands before it
@@ -103,11 +103,11 @@ class Writer:
     def _framed(self, text: str) -> str:
         """The text between a greeting, a filler and a closing, each optional."""
         parts = [
-            self._fill(self._one(block)) if self._chance(share) else ""
+            self.fill(self._one(block)) if self._chance(share) else ""
             for block, share in ((around.GREETINGS, 0.35), (around.OPENERS, 0.12))
         ]
-        after = self._fill(self._one(around.FILLERS)) if self._chance(0.15) else ""
-        closing = self._fill(self._one(around.CLOSINGS)) if self._chance(0.30) else ""
+        after = self.fill(self._one(around.FILLERS)) if self._chance(0.15) else ""
+        closing = self.fill(self._one(around.CLOSINGS)) if self._chance(0.30) else ""
         return " ".join(part for part in (*parts, text, after, closing) if part)
 
     def _typed(self, text: str) -> str:
@@ -130,7 +130,7 @@ class Writer:
         swapped = word[:at] + word[at + 1] + word[at] + word[at + 2 :]
         return self._one((swapped, word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]))
 
-    def _fill(self, template: str) -> str:
+    def fill(self, template: str) -> str:
         chosen = re.sub(r"\[([^\]]*)\]", lambda match: self._one(match[1].split("|")), template)
         return re.sub(r"\{(\w+)\}", lambda match: self._slot(match[1]), chosen)
 

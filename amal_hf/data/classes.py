@@ -31,7 +31,7 @@ def spelled(value: Any) -> str | None:
     """A value as text, the same from every file format: 1.0 is "1", `["x"]` and `{"choices": ["x"]}` are "x".
 
     Returns:
-        None where nothing is said: None, NaN, an empty text, an empty list.
+        None where a cell is empty: None, NaN, an empty text, an empty list.
 
     Raises:
         ValueError: several values in one row.
@@ -117,14 +117,14 @@ class ClassReader:
 
     def refusal(self, odd: Mapping[str, int], where: str = "") -> str:
         """What to tell of spellings (and their rows) that are no class."""
-        told = []
+        parts = []
         for text, rows in Counter(odd).most_common(5):
             close = difflib.get_close_matches(text.casefold(), [key for key in self._loose if key], 1, 0.5)
             hint = f", nearest {self.names[self._loose[close[0]]]!r}" if close else ""
-            told.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
+            parts.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
         more = f" and {len(odd) - 5} more spellings" if len(odd) > 5 else ""
         return (
-            f"`classes`: expected a class of {_checks.few(self.names)}, found {', '.join(told)}{more}{where}. Correct "
+            f"`classes`: expected a class of {_checks.few(self.names)}, found {', '.join(parts)}{more}{where}. Correct "
             "the rows, or list every class in `classes`, in the order of its index."
         )
 
@@ -304,11 +304,11 @@ def _bounded(distinct: int, rows: int, column: str) -> None:
 
 
 def _merged(forgiven: Mapping[str, int], column: str, reader: ClassReader) -> str:
-    told = ", ".join(
+    parts = ", ".join(
         f"{text!r} as {reader.names[reader.index(text) or 0]!r} ({rows} row{'s' * (rows != 1)})"
         for text, rows in sorted(forgiven.items(), key=lambda each: -each[1])[:10]
     )
-    return f"`{column}`: spellings that differ in case or white space are read as one class: {told}."
+    return f"`{column}`: spellings that differ in case or white space are read as one class: {parts}."
 
 
 def _number(text: str) -> str | None:

@@ -110,15 +110,15 @@ def in_tokens(split: Any, tokenizer: Any, settings: Any) -> Any:
     return tokenized(split, tokenizer, settings.text_columns, settings.max_length)
 
 
-def check_said(
+def check_asserted(
     train: Any,
-    meta: Dataset | None,
+    clean: Dataset | None,
     losses: Iterable[Loss],
     num_classes: int,
     tried: Any = None,
     names: Sequence[str] = (),
 ) -> None:
-    """What is said is about one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
+    """Every source asserts one of C classes: classes 0..C-1, votes -1..C-1, C logits. Streams pass unseen.
 
     Args:
         tried: the evaluation set, or a dictionary of them.
@@ -127,9 +127,9 @@ def check_said(
     Raises:
         ValueError: naming the column, what was expected and what was found.
     """
-    _check_order({"train_dataset": train, "clean_dataset": meta, "eval_dataset": tried}, names)
-    if meta is not None:
-        _check_clean(meta, num_classes)
+    _check_order({"train_dataset": train, "clean_dataset": clean, "eval_dataset": tried}, names)
+    if clean is not None:
+        _check_clean(clean, num_classes)
     for where, split, column in labelled("eval_dataset", tried):
         _check_classes(f"`{where}`: column {column!r}", values_of(split, column), num_classes)
     if not isinstance(train, Dataset):
@@ -156,27 +156,27 @@ def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
         )
 
 
-def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: int) -> None:
-    where, nothing = f"`train_dataset`: column {column!r}", said.null_count == len(said)
+def _check_column(loss: Loss, entries: pa.ChunkedArray, column: str, num_classes: int) -> None:
+    where, nothing = f"`train_dataset`: column {column!r}", entries.null_count == len(entries)
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
-        _checks.numbers(where, said.type, whole=True)
-        _checks.equal_width(where, *span(pc.list_value_length(said)))
-        low, high = span(pc.list_flatten(said))
+        _checks.numbers(where, entries.type, whole=True)
+        _checks.equal_width(where, *span(pc.list_value_length(entries)))
+        low, high = span(pc.list_flatten(entries))
         _checks.votes(column, low, high, num_classes)
         nothing = nothing or (low, high) == (-1, -1)
-    elif isinstance(loss, CrossEntropy) and not hasattr(said.type, "value_type"):
-        whole = pa.types.is_integer(said.type)
-        named = said.filter(pc.not_equal(said, loss.ignore_index)) if whole else said
-        _checks.classes(where, span(named) if whole else said.type, num_classes)
+    elif isinstance(loss, CrossEntropy) and not hasattr(entries.type, "value_type"):
+        whole = pa.types.is_integer(entries.type)
+        named = entries.filter(pc.not_equal(entries, loss.ignore_index)) if whole else entries
+        _checks.classes(where, span(named) if whole else entries.type, num_classes)
         nothing = len(named) == named.null_count
     elif isinstance(loss, (CrossEntropy, Distillation, Agreement)):
-        _checks.numbers(where, said.type)
-        _checks.equal_width(where, *span(pc.list_value_length(said)), num_classes)
+        _checks.numbers(where, entries.type)
+        _checks.equal_width(where, *span(pc.list_value_length(entries)), num_classes)
         odds = isinstance(loss, CrossEntropy) or getattr(loss, "probabilities", False)
-        _checks.within(where, *span(numbers_in(said)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
-        if isinstance(loss, Distillation) and (silent := _silent(said, num_classes)):
+        _checks.within(where, *span(numbers_in(entries)), *((0.0, 1.0) if odds else (-1e30, 1e30)))
+        if isinstance(loss, Distillation) and (empty := _blank_rows(entries, num_classes)):
             warnings.warn(
-                f"{where}: expected logits on every row, found null or NaN on {silent} of {len(said)}: the teacher "
+                f"{where}: expected logits on every row, found null or NaN on {empty} of {len(entries)}: the teacher "
                 "abstains there. Read it again if it should not.",
                 stacklevel=5,
             )
@@ -192,19 +192,19 @@ def _check_column(loss: Loss, said: pa.ChunkedArray, column: str, num_classes: i
         )
 
 
-def _silent(said: pa.ChunkedArray, width: int) -> int:
+def _blank_rows(entries: pa.ChunkedArray, width: int) -> int:
     """Rows of a column of lists that are null, or hold a number that is missing."""
-    numbers = pc.list_flatten(said).to_numpy().reshape(-1, width)
-    return said.null_count + int(np.isnan(numbers).any(1).sum())
+    numbers = pc.list_flatten(entries).to_numpy().reshape(-1, width)
+    return entries.null_count + int(np.isnan(numbers).any(1).sum())
 
 
-def _check_classes(where: str, said: pa.ChunkedArray, num_classes: int) -> None:
-    _checks.classes(where, span(said) if pa.types.is_integer(said.type) else said.type, num_classes)
+def _check_classes(where: str, entries: pa.ChunkedArray, num_classes: int) -> None:
+    _checks.classes(where, span(entries) if pa.types.is_integer(entries.type) else entries.type, num_classes)
 
 
-def numbers_in(said: pa.ChunkedArray) -> pa.ChunkedArray:
+def numbers_in(entries: pa.ChunkedArray) -> pa.ChunkedArray:
     """All numbers of a column, of its lists where it holds such, without NaN."""
-    flat = pc.list_flatten(said) if hasattr(said.type, "value_type") else said
+    flat = pc.list_flatten(entries) if hasattr(entries.type, "value_type") else entries
     return flat.filter(pc.invert(pc.is_nan(flat))) if pa.types.is_floating(flat.type) else flat
 
 

@@ -20,8 +20,8 @@ def plain_rows(rows: Sequence[Row], file: str) -> Sequence[Row]:
         ValueError: several classes on one text, by one annotator or by two.
 
     Example:
-        >>> said = {"text": "a", "options": [{"id": "x"}, {"id": "y"}]}
-        >>> plain_rows([{**said, "accept": ["y"], "answer": "accept"}], "train.jsonl")
+        >>> chosen = {"text": "a", "options": [{"id": "x"}, {"id": "y"}]}
+        >>> plain_rows([{**chosen, "accept": ["y"], "answer": "accept"}], "train.jsonl")
         [{'text': 'a', 'label': 'y'}]
         >>> of_x = {"from_name": "kind", "value": {"choices": ["x"]}}
         >>> plain_rows([{"id": 7, "data": {"text": "a"}, "annotations": [{"result": [of_x]}]}], "train.json")
@@ -40,12 +40,12 @@ def _of_prodigy(rows: Sequence[Row], file: str) -> list[Row]:
     for row in rows:
         key = row.get("text", row.get("_input_hash"))
         texts.setdefault(key, {k: v for k, v in row.items() if k not in _OF_PRODIGY and not k.startswith("_")})
-        said = row["accept"] if "accept" in row else [row["label"]]
+        chosen = row["accept"] if "accept" in row else [row["label"]]
         accepted.setdefault(key, [])
         if row["answer"] == "accept":
-            if len(said := _names(said, file)) > 1:
-                raise _several(said, row, file)
-            accepted[key] += said
+            if len(chosen := _names(chosen, file)) > 1:
+                raise _several(chosen, row, file)
+            accepted[key] += chosen
     asked = {str(row["label"]) for row in rows if "accept" not in row}
     if len(asked) == 1 and any(row["answer"] == "reject" for row in rows):
         raise ValueError(
@@ -63,23 +63,23 @@ def _choices(row: Row, file: str) -> Iterator[str]:
         if annotation.get("was_cancelled"):
             continue
         values = [each.get("value") if isinstance(each, Mapping) else None for each in annotation["result"]]
-        chosen = [value["choices"] for value in values if isinstance(value, Mapping) and "choices" in value]
-        if len(said := [name for each in chosen for name in _names(each, file)]) > 1:
-            raise _several(said, row["data"], file)
-        yield from said
+        choices = [value["choices"] for value in values if isinstance(value, Mapping) and "choices" in value]
+        if len(chosen := [name for each in choices for name in _names(each, file)]) > 1:
+            raise _several(chosen, row["data"], file)
+        yield from chosen
 
 
-def _names(said: Any, file: str) -> list[str]:
-    if not isinstance(said, list) or not all(isinstance(each, (str, int)) for each in said):
-        raise _unread(said, file)
-    return [str(each) for each in said]
+def _names(chosen: Any, file: str) -> list[str]:
+    if not isinstance(chosen, list) or not all(isinstance(each, (str, int)) for each in chosen):
+        raise _unread(chosen, file)
+    return [str(each) for each in chosen]
 
 
-def _only(said: Sequence[str], row: Mapping[str, Any], file: str) -> str | None:
+def _only(chosen: Sequence[str], row: Mapping[str, Any], file: str) -> str | None:
     """The class on which all agree; None where nobody says one."""
-    if len({*said}) > 1:
-        raise _several(sorted({*said}), row, file)
-    return said[0] if said else None
+    if len({*chosen}) > 1:
+        raise _several(sorted({*chosen}), row, file)
+    return chosen[0] if chosen else None
 
 
 def _free(data: Row, file: str) -> Row:
@@ -91,10 +91,10 @@ def _free(data: Row, file: str) -> Row:
     return data
 
 
-def _several(said: Sequence[str], row: Mapping[str, Any], file: str) -> ValueError:
+def _several(chosen: Sequence[str], row: Mapping[str, Any], file: str) -> ValueError:
     text = str(row.get("text", dict(row)))
     return ValueError(
-        f"`data`: expected one class a text in {file!r}, found {', '.join(map(repr, said))} on {text[:40]!r}. Settle "
+        f"`data`: expected one class a text in {file!r}, found {', '.join(map(repr, chosen))} on {text[:40]!r}. Settle "
         "on one, or write a column of answers an annotator and name these in `annotators`."
     )
 

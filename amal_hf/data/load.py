@@ -137,9 +137,9 @@ def _folder(path: Path) -> DatasetDict:
         )
     info = path / "info.json"
     if info.is_file():
-        told = read_json(info)
-        if isinstance(told, dict) and "classes" in told:
-            return name_classes(found, "label", _listed(told["classes"], info.name))
+        described = read_json(info)
+        if isinstance(described, dict) and "classes" in described:
+            return name_classes(found, "label", _listed(described["classes"], info.name))
     return found
 
 

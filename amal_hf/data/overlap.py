@@ -41,7 +41,7 @@ def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict:
     """Warn of rows shared between splits before training; refuse with `strict`. Streams pass unseen.
 
     Args:
-        splits: e.g. train, meta, selection and test; a dictionary of evaluation sets counts as several.
+        splits: e.g. train, clean, selection and test; a dictionary of evaluation sets counts as several.
         only: a split; only pairs that it is part of are looked at ("": all).
 
     Raises:
@@ -62,7 +62,7 @@ def guard_splits(splits: Mapping[str, Any], text_columns: Sequence[str], strict:
     )
     message = (
         f"{'/'.join(f'`{name}_dataset`' for name in splits if name != 'train')}: expected disjoint splits, found that "
-        f"{counts}. Steering, selecting or testing on rows that are trained on measures memory, not trust: remove them."
+        f"{counts}. Judging, selecting or testing on rows that are trained on measures memory, not trust: remove them."
     )
     if strict:
         raise ValueError(message)

@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is none.
     """
     with one_line(path):
-        return _said(_text(path), path)
+        return _parsed(_text(path), path)
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _text(path: Path) -> str:
     return raw.decode("utf-8-sig")
 
 
-def _said(text: str, path: Path) -> Any:
+def _parsed(text: str, path: Path) -> Any:
     """The value that a text of JSON stands for; no name may stand twice in an object, where the last would win."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -180,14 +180,14 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 def _cells(cells: list[str]) -> pa.Array:
     """A column of CSV: whole numbers, numbers or booleans where every cell is one as a program writes it, else text."""
-    said = [cell for cell in cells if cell != ""]
+    filled = [cell for cell in cells if cell != ""]
     kinds: list[tuple[Callable[[str], Any], pa.DataType, Callable[[str], Any]]] = [
         (_INTEGER.fullmatch, pa.int64(), int),
         (_FLOAT.fullmatch, pa.float64(), float),
         (lambda cell: cell in ("True", "False"), pa.bool_(), "True".__eq__),
     ]
     for belongs, kind, read in kinds:
-        if said and all(map(belongs, said)):
+        if filled and all(map(belongs, filled)):
             return pa.array([read(cell) if cell != "" else None for cell in cells], kind)
     return pa.array([cell if cell != "" else None for cell in cells], pa.string())
 
@@ -195,11 +195,11 @@ def _cells(cells: list[str]) -> pa.Array:
 def _read_json(path: Path) -> Dataset:
     text, rows = _text(path), []
     if text.lstrip()[:1] == "[":
-        rows = _said(text, path)
+        rows = _parsed(text, path)
     else:
         for number, line in enumerate(text.split("\n"), 1):
             try:
-                rows.append(_said(line, path)) if line.strip() else None
+                rows.append(_parsed(line, path)) if line.strip() else None
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"`data`: expected a JSON object in line {number} of {path.name!r}, found {line.strip()[:40]!r} "
@@ -247,10 +247,10 @@ def _as_text(part: Dataset, column: str, paths: Sequence[Path]) -> Dataset:
             f"`data`: expected column {column!r} of one type in {[path.name for path in paths]}, found {values.type} "
             "in one of them alone. Write all files alike."
         )
-    said = values.to_pylist()
+    filled = values.to_pylist()
     if names := getattr(feature, "names", None):
-        said = [None if value is None or value < 0 else names[value] for value in said]
-    texts = pa.array([v if isinstance(v, str) else spelled(v) for v in said], pa.string())
+        filled = [None if value is None or value < 0 else names[value] for value in filled]
+    texts = pa.array([v if isinstance(v, str) else spelled(v) for v in filled], pa.string())
     rest = part.remove_columns(column)
     made = Dataset(pa.table({column: texts}))
     return concatenate_datasets([rest, made], axis=1) if rest.column_names else made

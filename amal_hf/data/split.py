@@ -1,4 +1,4 @@
-"""Which rows train, are clean, select and test: as the user named them, and never silently."""
+"""Which rows train, are clean, select and test: as the user named them, and never without a word."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hold_out(
 
 
 def labelled_rows(splits: Mapping[str, Dataset], name: str, column: str = "label") -> Dataset:
-    """The rows of a split that have a label; how many have none is said.
+    """The rows of a split that have a label; how many have none is printed.
 
     Raises:
         ValueError: none has one.
@@ -137,7 +137,7 @@ def divided(
 
 
 def tested(splits: Mapping[str, Dataset], name: str) -> Dataset | None:
-    """The rows of the test split that can be measured on; None, which is said, where it has no label at all."""
+    """The rows of the test split that can be measured on; None, with a warning, where it has no label at all."""
     try:
         return labelled_rows(splits, name)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,11 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_bitsandbytes_available, is_torchao_available, logging
 
 from amal_hf import _checks
-from amal_hf._types import ROW_ID, Outputs
+from amal_hf._types import ROW_ID
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import LABEL_ALIASES, LABELS
 from amal_hf.data.overlap import guard_splits
-from amal_hf.denoising import without_gold
+from amal_hf.denoising import without_clean_rows
 from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.methods import WITHOUT_CLASSES
@@ -28,7 +27,7 @@ from amal_hf.mixing import Corrected, Mixing, Trust
 logger = logging.get_logger(__name__)
 
 
-def look_over(
+def validate_inputs(
     args: Any, model: Any, losses: Any, splits: Mapping[str, Any], mixing: Any, others: Mapping[str, Any]
 ) -> tuple[LossStack, dict[str, Any]]:
     """The sources as a stack, and a training row without missing values, after every check that needs no trainer.
@@ -48,15 +47,15 @@ def look_over(
     check_columns(example, losses)
     stack = LossStack(losses, example)
     check_sources(args, stack, example, splits["clean"], mixing)
-    guard_splits({**splits, "train": without_gold(splits["train"])}, args.text_columns, args.strict)
+    guard_splits({**splits, "train": without_clean_rows(splits["train"])}, args.text_columns, args.strict)
     return stack, example
 
 
 def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any], mixing: Any) -> None:
     """Every argument of the trainer is of its kind; before anything is looked up in one."""
     if isinstance(model, nn.Module) or not callable(model):
-        told = "Load one with AutoModelForSequenceClassification.from_pretrained, or pass `model_init`."
-        _checks.of_type("model", model, nn.Module, "a model", told)
+        advice = "Load one with AutoModelForSequenceClassification.from_pretrained, or pass `model_init`."
+        _checks.of_type("model", model, nn.Module, "a model", advice)
         if not isinstance(getattr(getattr(model, "config", None), "num_labels", None), int):
             raise ValueError(
                 f"`model`: expected a classifier whose config has `num_labels`, found {type(model).__name__} without. "
@@ -70,12 +69,12 @@ def check_arguments(args: Any, model: Any, losses: Any, splits: Mapping[str, Any
                 f"`losses`: expected a Loss or a function for {name!r}, found {loss!r}. Make one, e.g. CrossEntropy()."
             )
     _checks.of_type("mixing", mixing, (Mixing, type(None)), "a Mixing", "Name a known one in AMALConfig(mixing=...).")
-    told = "Of a DatasetDict take a split, of a list make one with Dataset.from_list."
+    advice = "Of a DatasetDict take a split, of a list make one with Dataset.from_list."
     for name, split in splits.items():
         each = split if name == "eval" and isinstance(split, dict) else {name: split}
         kinds = (Dataset, type(None)) if name != "train" else (Dataset, IterableDataset, TorchDataset, type(None))
         for one in each.values():
-            _checks.of_type(f"{name}_dataset", one, kinds, "one datasets.Dataset", told)
+            _checks.of_type(f"{name}_dataset", one, kinds, "one datasets.Dataset", advice)
     settings = args.resolved()
     for name in ("meta_every", "meta_batch_size", "refresh_every", "refresh_repeats", "max_length"):
         _checks.whole(name, getattr(settings, name))
@@ -250,38 +249,11 @@ def by_fsdp2(trainer: Any) -> bool:
 
 def _check_without_classes(task: str, args: AMALConfig, mixing: Mixing) -> None:
     """Nothing is asked for that believes in one class a row."""
-    told = f"expected a model with one class a row, found one for {task}."
+    found = f"expected a model with one class a row, found one for {task}."
     if isinstance(mixing, (Trust, Corrected)):
         raise ValueError(
-            f"`method`: {args.method!r} lets sources compete with the classes they name; {told} Set "
+            f"`method`: {args.method!r} lets sources compete with the classes they name; {found} Set "
             f"method={WITHOUT_CLASSES!r}."
         )
     if args.probe_weight > 0:
-        raise ValueError(f"`probe_weight`: {args.probe_weight} retrains a head of classes; {told} Leave it out.")
-
-
-def check_finite(trainer: Any, what: str, value: Any) -> None:
-    """A loss or gradient that is no number ends the run before the optimizer moves anything.
-
-    Where a gradient scaler is at work (fp16 on a GPU) that is its to see: it skips the step.
-
-    Raises:
-        FloatingPointError: naming the sources and rows whose loss is not finite.
-    """
-    precision, scaler = trainer.accelerator.mixed_precision, trainer.accelerator.scaler
-    scaled = precision == "fp16" and (scaler is not None or trainer.is_deepspeed_enabled)
-    if scaled or math.isfinite(value):  # of a tensor on a GPU one copy, and no operation
-        return
-    inputs, logits, losses = trainer._seen
-    ids = inputs.get(ROW_ID)
-    if losses is None:  # the sources stood as one soft target
-        losses = trainer.stack(Outputs(logits=logits), inputs)
-    wrong = ~losses.isfinite()
-    sources = [name for name, column in zip(trainer.stack.names, wrong.any(0).tolist(), strict=True) if column]
-    rows = ids[wrong.any(1)].tolist() if ids is not None else []
-    told = f"source(s) {sources} on row_id {rows[:5]}" if sources else "finite losses of every row"
-    step = trainer.state.global_step + 1
-    raise FloatingPointError(
-        f"`losses`: expected a finite {what} at step {step}, found {float(value)} with {told}. "
-        "No parameter was moved. Check these rows, lower `learning_rate`, and go on with resume_from_checkpoint=True."
-    )
+        raise ValueError(f"`probe_weight`: {args.probe_weight} retrains a head of classes; {found} Leave it out.")

@@ -33,13 +33,13 @@ class Assertions:
         distributions: source -> log-probabilities, `[N, C]` and `[rows, C]`; NaN where it abstains.
         labels: source -> classes `[N]`, -1 none, of sources that the clean rows cannot judge: how often they err is
             learned from the other rows.
-        unheard: sources that assert no class.
+        unused: sources that assert no class.
     """
 
     votes: dict[str, Pair] = field(default_factory=dict)
     distributions: dict[str, Pair] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
-    unheard: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def read_assertions(
@@ -49,7 +49,7 @@ def read_assertions(
     num_classes: int,
     collate: Callable[[list[dict[str, Any]]], Batch],
 ) -> Assertions:
-    """The assertions of all sources; one that nobody can hear is named in a warning.
+    """The assertions of all sources; one that no expert can use is named in a warning.
 
     Args:
         losses: name -> source.
@@ -61,7 +61,7 @@ def read_assertions(
     for name, loss in losses.items():
         asserted = _asserted(loss, train, num_classes, collate)
         if asserted is None:
-            found.unheard.append(name)
+            found.unused.append(name)
             continue
         judged = LABELS not in loss.columns and {*loss.columns} <= {*clean.column_names}
         theirs = _asserted(loss, clean, num_classes, collate) if judged else None
@@ -80,16 +80,16 @@ def read_assertions(
         elif asserted.shape[1] == 1:
             found.distributions[name] = (_log(asserted[:, 0]), _log(theirs[:, 0]))
         else:
-            for k, (mine, its) in enumerate(zip(asserted.unbind(1), theirs.unbind(1), strict=True)):
-                found.distributions[f"{name}/{k}"] = (_log(mine), _log(its))
+            for k, (ours, its) in enumerate(zip(asserted.unbind(1), theirs.unbind(1), strict=True)):
+                found.distributions[f"{name}/{k}"] = (_log(ours), _log(its))
     if unjudged:
         logger.warning(
             f"`clean_dataset`: expected the columns of {unjudged}, to see how often they are right; found none with "
             "values. What they name is taken for labels that may be wrong. Ask them about the clean rows as well."
         )
-    if found.unheard:
+    if found.unused:
         logger.warning(
-            f"`losses`: method 'denoise' corrects labels by what sources assert, and {found.unheard} assert no class: "
+            f"`losses`: method 'denoise' corrects labels by what sources assert, and {found.unused} assert no class: "
             "they are trained on at their start weight. Give a source of your own a `target`, or drop it."
         )
     return found
@@ -122,5 +122,5 @@ def _named(asserted: Tensor) -> Tensor:
 
 def _log(asserted: Tensor) -> Tensor:
     """Log-probabilities, `[N, C]`; NaN where nothing is asserted."""
-    said = asserted.sum(-1, keepdim=True) > 0
-    return torch.where(said, asserted.double().clamp_min(1e-9).log().log_softmax(-1), torch.nan)
+    covered = asserted.sum(-1, keepdim=True) > 0
+    return torch.where(covered, asserted.double().clamp_min(1e-9).log().log_softmax(-1), torch.nan)

@@ -1,4 +1,4 @@
-"""The experts: what features say, and what votes say, each also about the clean rows themselves, leave-one-out."""
+"""The experts: log-odds from features and from votes, each also of the clean rows themselves, leave-one-out."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def centred(scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Expert:
-    """Somebody with something to say about the class of a row.
+    """Log-odds of every row's class from one kind of input, `[N, C]` in nats.
 
     Args:
-        train_log_odds: what it says of the training rows, `[N, C]` in nats, centred or not.
-        oof_log_odds: what it says of each clean row without having seen it, `[M, C]`.
-        prior_weight: its weight where the clean rows do not say otherwise.
+        train_log_odds: of the training rows, `[N, C]` in nats, centred or not.
+        oof_log_odds: of each clean row without having seen it, `[M, C]`.
+        prior_weight: its weight before the clean rows have judged it.
     """
 
     train_log_odds: Tensor
@@ -53,7 +53,7 @@ class Probe:
 
     Args:
         coefficients: `[H + 1, C]`, the bias last.
-        oof_log_odds: what is said of each clean row by the others, `[M, C]`, in nats, centred.
+        oof_log_odds: of each clean row from the others, `[M, C]`, in nats, centred.
         scale: nats per unit of regression.
 
     Example:
@@ -90,12 +90,12 @@ class NaiveBayesVotes:
     r"""Naive Bayes over votes: $E_{ic} = m_i^{-1/2} \sum_{j:\,\Lambda_{ij}=s} \log\big(C\,P_j(c \mid s)\big)$.
 
     $P_j(c \mid s)$, the class of a row on which function j votes s, is counted on clean rows (every class with the
-    same share) and shrunk towards the function's overall rate of being right. Abstaining says nothing. The factor
+    same share) and shrunk towards the function's overall rate of being right. Abstaining counts for nothing. The factor
     $m_i^{-1/2}$, where $m_i$ functions vote, tempers the product, since functions are not independent.
 
     Args:
-        log_odds: log(C · P_j(c | s)), `[K, C true, C said]`, in nats.
-        oof_log_odds: what the votes say of each clean row, counted on the others, `[M, C]`.
+        log_odds: log(C · P_j(c | s)), `[K, C true, C asserted]`, in nats.
+        oof_log_odds: of each clean row, counted on the others, `[M, C]`.
 
     Example:
         >>> votes = torch.tensor([[0, -1], [0, 1], [1, 1], [0, 1]])
@@ -115,12 +115,12 @@ class NaiveBayesVotes:
     def count(cls, votes: Tensor, labels: Tensor, num_classes: int, weight: Tensor | None = None) -> NaiveBayesVotes:
         """From the clean rows' votes `[M, K]`, -1 abstains, and classes `[M]`; `weight` `[K]` of each function."""
         weight = torch.ones(votes.shape[1], dtype=torch.double) if weight is None else weight
-        said = one_hot(votes, num_classes)
+        asserted = one_hot(votes, num_classes)
         truth = F.one_hot(labels, num_classes).double() * (balanced(labels, num_classes) * len(labels))[:, None]
-        counts = torch.einsum("mc,mks->kcs", truth, said)
+        counts = torch.einsum("mc,mks->kcs", truth, asserted)
         oof_log_odds = [
-            torch.einsum("kcs,ks,k->c", _log_odds(counts - torch.einsum("c,ks->kcs", mine, its)), its, weight)
-            for mine, its in zip(truth, said, strict=True)
+            torch.einsum("kcs,ks,k->c", _log_odds(counts - torch.einsum("c,ks->kcs", ours, its)), its, weight)
+            for ours, its in zip(truth, asserted, strict=True)
         ]
         return cls(_log_odds(counts), torch.stack(oof_log_odds) * _tempered(votes, weight), weight)
 
@@ -131,29 +131,29 @@ class NaiveBayesVotes:
         return torch.cat(parts) * _tempered(votes, self.weight)
 
 
-def fit_weights(oof_log_odds: Sequence[Tensor], labels: Tensor, before: Sequence[float]) -> Tensor:
+def fit_weights(oof_log_odds: Sequence[Tensor], labels: Tensor, prior_weights: Sequence[float]) -> Tensor:
     """w `[E]` in [0, 6]: how far each expert is believed, by the likelihood of the clean rows' classes.
 
     Args:
-        oof_log_odds: what each of E experts says of each clean row without having seen it, `[M, C]`, in nats.
+        oof_log_odds: of each of E experts, of each clean row without having seen it, `[M, C]`, in nats.
         labels: their classes `[M]`; every class weighs the same.
-        before: w of each where the clean rows say nothing, as if three of them had spoken for it.
+        prior_weights: w of each without clean rows, as if three of them had voted for it.
 
     References:
         Wolpert (1992), stacked generalization, section 2.
     """
-    said, truth, prior = torch.stack([*oof_log_odds], 1).numpy(), labels.numpy(), np.asarray(before)
+    log_odds, truth, prior = torch.stack([*oof_log_odds], 1).numpy(), labels.numpy(), np.asarray(prior_weights)
     pull = PULL / len(truth)  # few rows cannot make an expert certain
-    shares = balanced(labels, said.shape[2]).numpy()
+    shares = balanced(labels, log_odds.shape[2]).numpy()
     rows = np.arange(len(truth))
 
     def cost(w: np.ndarray) -> tuple[float, np.ndarray]:
-        z = np.einsum("mec,e->mc", said, w)
+        z = np.einsum("mec,e->mc", log_odds, w)
         p = np.exp(z - z.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
         residual = p - np.eye(p.shape[1])[truth]
         likelihood = -(shares * np.log(p[rows, truth] + 1e-30)).sum()
-        slope = np.einsum("m,mec,mc->e", shares, said, residual)
+        slope = np.einsum("m,mec,mc->e", shares, log_odds, residual)
         return likelihood + pull * ((w - prior) ** 2).sum(), slope + 2 * pull * (w - prior)
 
     found = minimize(cost, prior, jac=True, method="L-BFGS-B", bounds=[(0, MOST)] * len(prior))
@@ -161,7 +161,7 @@ def fit_weights(oof_log_odds: Sequence[Tensor], labels: Tensor, before: Sequence
 
 
 def fit_stacking_weights(experts: Sequence[Expert], labels: Tensor) -> list[Expert]:
-    """What each says, times how far it is believed (`fit_weights`)."""
+    """The experts, each times its stacking weight (`fit_weights`)."""
     weights = fit_weights([e.oof_log_odds for e in experts], labels, [e.prior_weight for e in experts])
     return [
         replace(e, train_log_odds=w * e.train_log_odds, oof_log_odds=w * e.oof_log_odds)
@@ -170,7 +170,7 @@ def fit_stacking_weights(experts: Sequence[Expert], labels: Tensor) -> list[Expe
 
 
 def log_linear_pool(experts: Sequence[Expert]) -> Expert:
-    """The sum of what they say."""
+    """The sum of the experts' log-odds, as one expert."""
     train = torch.stack([e.train_log_odds for e in experts]).sum(0)
     return Expert(train, torch.stack([e.oof_log_odds for e in experts]).sum(0), 1.0)
 
@@ -178,7 +178,7 @@ def log_linear_pool(experts: Sequence[Expert]) -> Expert:
 def class_shares(log_odds: Tensor, rounds: int = 5, smoothing: float = 0.02) -> Tensor:
     """b `[C]`: the classes' shares among rows with `log_odds` `[N, C]`, by EM from equal shares, half-way.
 
-    The square root of what EM finds: it takes a bias of the opinions for a share, and amplifies it.
+    The square root of what EM finds: it takes a bias of the experts for a share, and amplifies it.
 
     Args:
         rounds: EM steps.
@@ -200,17 +200,17 @@ def design(features: Tensor) -> Tensor:
     return torch.cat([features, torch.ones_like(features[:, :1])], 1).double()
 
 
-def one_hot(said: Tensor, num_classes: int) -> Tensor:
+def one_hot(classes: Tensor, num_classes: int) -> Tensor:
     """`[..., C]` of classes `[...]`, zeros where there is none (-1)."""
-    return F.one_hot(said.clamp_min(0), num_classes).double() * (said >= 0)[..., None]
+    return F.one_hot(classes.clamp_min(0), num_classes).double() * (classes >= 0)[..., None]
 
 
 def votes_weight(votes: Tensor, sharpest: int = 8, rows: int = 4096) -> Tensor:
-    r"""Weight of each function, `[K]` in (0, 1]: one over how many functions say the same, itself counted.
+    r"""Weight of each function, `[K]` in (0, 1]: one over how many functions vote the same, itself counted.
 
     $$u_j = 1 \Big/ \sum_k \max(0, \kappa_{jk})^8$$
 
-    with Cohen's κ of what two functions say, abstaining counted as a class: 1 for a copy, and next to nothing for two
+    with Cohen's κ of two functions' votes, abstaining counted as a class: 1 for a copy, and next to nothing for two
     that are right on the same 80 % of rows.
 
     Args:
@@ -221,10 +221,10 @@ def votes_weight(votes: Tensor, sharpest: int = 8, rows: int = 4096) -> Tensor:
     """
     if len(votes) > rows:
         votes = votes[torch.linspace(0, len(votes) - 1, rows).long()]
-    spoken = F.one_hot(votes + 1, int(votes.max()) + 2).double()  # [N, K, C + 1]
-    flat = spoken.transpose(0, 1).flatten(1)
+    indicators = F.one_hot(votes + 1, int(votes.max()) + 2).double()  # [N, K, C + 1]
+    flat = indicators.transpose(0, 1).flatten(1)
     same = flat @ flat.T / len(votes)
-    shares = spoken.mean(0)
+    shares = indicators.mean(0)
     chance = shares @ shares.T
     kappa = ((same - chance) / (1 - chance).clamp_min(1e-9)).clamp(0, 1)
     kappa = torch.where((1 - chance) < 1e-9, 0.0, kappa).fill_diagonal_(1.0)
@@ -237,7 +237,7 @@ def _tempered(votes: Tensor, weight: Tensor) -> Tensor:
 
 
 def _log_odds(counts: Tensor) -> Tensor:
-    """log(C · P(c | s)) from counts `[K, C true, C said]`, with the priors of this module."""
+    """log(C · P(c | s)) from counts `[K, C true, C asserted]`, with the priors of this module."""
     num_classes = counts.shape[-1]
     hits = counts.diagonal(dim1=1, dim2=2).sum(-1) + PRECISION * ROWS
     right = (hits / (counts.sum((1, 2)) + ROWS))[:, None, None]

@@ -10,14 +10,15 @@ import torch
 from datasets import Dataset
 
 from amal_hf import _checks
+from amal_hf._progress import no_bars
 from amal_hf.data.columns import label_column
 from amal_hf.denoising.assertions import Assertions, read_assertions
-from amal_hf.denoising.prepare import GOLD, PROBE, add_posterior, gold_share, with_gold
+from amal_hf.denoising.prepare import CLEAN_LABEL, PROBE, add_posterior, clean_share, with_clean_rows
 from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 
-ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(GOLD)}
+ADDED: dict[str, Loss] = {"probe": CrossEntropy(PROBE), "clean": CrossEntropy(CLEAN_LABEL)}
 """Sources beside the user's: what the features say, and the clean rows' classes."""
 
 
@@ -44,8 +45,8 @@ def prepare_rows(trainer: Any) -> Prepared:
     """
     train, clean, args = trainer.train_dataset, trainer.clean_dataset, trainer.args
     for name, rows in (("train_dataset", train), ("clean_dataset", clean)):
-        told = "Take a datasets.Dataset, or set method='trust'."
-        _checks.of_type(name, rows, Dataset, "rows that can be indexed, for method 'denoise'", told)
+        advice = "Take a datasets.Dataset, or set method='trust'."
+        _checks.of_type(name, rows, Dataset, "rows that can be indexed, for method 'denoise'", advice)
     tokenizer = trainer.processing_class
     if not callable(getattr(tokenizer, "pad", None)):
         raise ValueError(
@@ -60,8 +61,9 @@ def prepare_rows(trainer: Any) -> Prepared:
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
     votes_only = not sources.labels and not sources.distributions
-    share = gold_share(len(clean), len(train), seen, votes_only=votes_only)
-    rows = with_gold(train, judged, labels, num_classes, share)
+    share = clean_share(len(clean), len(train), seen, votes_only=votes_only)
+    with no_bars():
+        rows = with_clean_rows(train, judged, labels, num_classes, share)
     return Prepared(rows, judged, _levels(trainer.stack, sources, labels, [*ADDED]))
 
 

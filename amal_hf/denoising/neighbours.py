@@ -1,4 +1,4 @@
-"""Rows alike, asked about one another: what is known of them says more through the encoder's eyes."""
+"""`CrossFittedRidge`: what is asserted of rows alike, through the encoder's features."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Believe = Callable[[Tensor], Tensor]
 
 
 class CrossFittedRidge:
-    r"""Ridge regression from features to what is said of the training rows; every row is answered without its own.
+    r"""Ridge regression from features to what is asserted of the training rows; every row is answered without its own.
 
     $$W = \arg\min \tfrac1N \textstyle\sum_i \lVert W h_i - (t_i - \bar t)\rVert^2
       + \rho\,\overline{\lVert h\rVert^2}\,\lVert W\rVert^2, \qquad a_i = W h_i$$
 
-    Thousands of rows that labels, votes and teachers speak about, wrongly as may be, say more of a row like them than
-    ten clean rows a class. What a training row is told comes from the other folds. How far it can be believed is found
-    on the clean rows, and they may have had their say in t: so each fold of them is answered from t without it.
+    Thousands of rows that labels, votes and teachers cover, wrongly as may be, tell more of a row like them than
+    ten clean rows a class. A training row is answered from the other folds. How far it can be believed is found
+    on the clean rows, and t may depend on them: so each fold of them is answered from t without it.
 
     Args:
         train, clean: features `[N, H]` and `[M, H]`.
@@ -45,29 +45,29 @@ class CrossFittedRidge:
     def answers(self, believe: Believe) -> tuple[Tensor, Tensor]:
         """a of the training rows, `[N, D]`, and of the clean rows, `[M, D]`, for t = `believe(clean rows)` `[N, D]`."""
         everybody = torch.arange(len(self.clean))
-        said = believe(everybody)
-        unseen = said.new_zeros(len(self.clean), said.shape[1])
+        targets = believe(everybody)
+        unseen = targets.new_zeros(len(self.clean), targets.shape[1])
         for k in self.dealt.unique():
             without = self._moments(believe(everybody[self.dealt != k]))
             unseen[self.dealt == k] = design(self.clean[self.dealt == k]) @ _solved(self.gram.sum(0), without.sum(0))
-        moments, told = self._moments(said), torch.zeros_like(said)
+        moments, answered = self._moments(targets), torch.zeros_like(targets)
         for k in range(FOLDS):
             others = _solved(self.gram.sum(0) - self.gram[k], moments.sum(0) - moments[k])
-            told[self.turn == k] = design(self.train[self.turn == k]) @ others
-        return told, unseen
+            answered[self.turn == k] = design(self.train[self.turn == k]) @ others
+        return answered, unseen
 
     def posterior_expert(self, believe: Believe) -> Expert:
         """What is believed of rows alike; `believe`: -> π `[N, C]`."""
-        told, unseen = self.answers(believe)
-        return _expert(centred(told), centred(unseen))
+        answered, unseen = self.answers(believe)
+        return _expert(centred(answered), centred(unseen))
 
-    def label_expert(self, said: Tensor, num_classes: int) -> Expert:
+    def label_expert(self, labels: Tensor, num_classes: int) -> Expert:
         """How rows alike are labelled, for labels `[N]`; negative: none.
 
-        Beside the beliefs, since those repeat what teachers say wrongly of a whole region, and labels do not.
+        Beside the beliefs, since those repeat what teachers assert wrongly of a whole region, and labels do not.
         """
-        given = one_hot(said, num_classes)
-        given[said < 0] = given[said >= 0].mean(0)
+        given = one_hot(labels, num_classes)
+        given[labels < 0] = given[labels >= 0].mean(0)
         return self.posterior_expert(lambda rows: given)
 
     def teacher_reliability_expert(
@@ -77,27 +77,27 @@ class CrossFittedRidge:
 
         $$E_{ic} \propto a_i\,\big(\mathbb 1[c = \hat c_i] - \tfrac1C\big), \qquad t_i = \pi_{i\hat c_i}$$
 
-        So a teacher that is wrong on a region is doubted there, and nowhere else.
+        So a teacher that is wrong on a region weighs little there, and nowhere else.
 
         Args:
             named, clean_named: class $\hat c$ of the training and the clean rows, `[N]` and `[M]`; -1: none.
-            believe: -> π `[N, C]`, in which no teacher has a say.
+            believe: -> π `[N, C]`, to which no teacher contributes.
         """
 
-        def in_claims(rows: Tensor) -> Tensor:
+        def in_named(rows: Tensor) -> Tensor:
             its = believe(rows).gather(1, named.clamp_min(0)[:, None])
             return its.where(named[:, None] >= 0, its[named >= 0].mean().nan_to_num(0.0))
 
-        told, unseen = self.answers(in_claims)
-        mine, its = (centred(one_hot(classes, num_classes)) for classes in (named, clean_named))
-        return _expert(told * mine, unseen * its)
+        answered, unseen = self.answers(in_named)
+        ours, its = (centred(one_hot(classes, num_classes)) for classes in (named, clean_named))
+        return _expert(answered * ours, unseen * its)
 
-    def _moments(self, said: Tensor) -> Tensor:
-        return _products(self.train, said - said.mean(0), self.turn)
+    def _moments(self, targets: Tensor) -> Tensor:
+        return _products(self.train, targets - targets.mean(0), self.turn)
 
 
 def _expert(train_log_odds: Tensor, unseen: Tensor) -> Expert:
-    """Of usual length; it must earn its weight, and cannot where the clean rows are told nothing."""
+    """Of usual length; it must earn its weight, and cannot where nothing follows for the clean rows."""
     length = float(unseen.norm(dim=1).mean())
     scale = SPAN / length if length > 0 else 0.0
     return Expert(scale * train_log_odds, scale * unseen, 0.0)
@@ -116,9 +116,9 @@ def _products(features: Tensor, targets: Tensor | None, turn: Tensor) -> Tensor:
     """By fold of rows, Σ h hᵀ `[FOLDS, H + 1, H + 1]`; with targets `[N, C]` Σ h tᵀ, `[FOLDS, H + 1, C]`."""
     found = []
     for rows in torch.arange(len(features)).split(CHUNK):
-        mine = design(features[rows])
-        other = mine if targets is None else targets[rows]
-        found.append(torch.stack([mine[turn[rows] == k].T @ other[turn[rows] == k] for k in range(FOLDS)]))
+        ours = design(features[rows])
+        other = ours if targets is None else targets[rows]
+        found.append(torch.stack([ours[turn[rows] == k].T @ other[turn[rows] == k] for k in range(FOLDS)]))
     return torch.stack(found).sum(0)
 
 

@@ -1,4 +1,4 @@
-"""Evidence as columns: the trainer reads them and asks nobody."""
+"""Posterior and probe as columns of the rows `[N, C]`: what the trainer reads."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from amal_hf.denoising.teacher_experts import named_by, of_teacher
 
 logger = logging.get_logger(__name__)
 
-LOG_POSTERIOR, PROBE, GOLD = "amal_log_posterior", "amal_probe", "amal_clean_label"
+LOG_POSTERIOR, PROBE, CLEAN_LABEL = "amal_log_posterior", "amal_probe", "amal_clean_label"
 """Columns: log π `[N, C]`; the features' probabilities `[N, C]`; the class of a clean row, -100 on the others."""
 
-VISITS = 10  # of a clean row in a run, where only votes speak about the others
+VISITS = 10  # of a clean row in a run, where only votes cover the others
 SURE = 20.0  # nats between the class of a clean row and the others
 LEVEL = 0.5  # weight of a distribution before the clean rows have judged it
 
@@ -106,9 +106,9 @@ class LabelModel:
         self, about: RowFeatures, clean: RowFeatures, labels: Tensor, num_classes: int, noisy: Sequence[Tensor]
     ) -> None:
         self.about, self.clean, self.labels, self.num_classes = about, clean, labels, num_classes
-        self.noisy = [said for said in noisy if (said >= 0).any()]
+        self.noisy = [given for given in noisy if (given >= 0).any()]
         self.neighbours = CrossFittedRidge(about.features, clean.features, labels)
-        self.label_experts = [self.neighbours.label_expert(said, num_classes) for said in self.noisy]
+        self.label_experts = [self.neighbours.label_expert(given, num_classes) for given in self.noisy]
         self.copies = {name: votes_weight(votes) for name, votes in about.votes.items()}
 
     def fit(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -145,9 +145,9 @@ class LabelModel:
         return self._with_labels(pooled.train_log_odds).softmax(1)
 
     def _with_labels(self, log_odds: Tensor) -> Tensor:
-        """What experts say, `[N, C]`, and how frequent the classes are, and the labels nobody has judged."""
+        """Log-odds `[N, C]` of the experts, with the classes' shares and the labels that clean rows cannot judge."""
         log_odds = log_odds + class_shares(log_odds).log()
-        return log_odds + sum(LabelNoise.fit(log_odds, said)(said) for said in self.noisy)
+        return log_odds + sum(LabelNoise.fit(log_odds, given)(given) for given in self.noisy)
 
 
 def _each_text_once(clean: Dataset, labels: Tensor, text_columns: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -174,17 +174,17 @@ def _each_text_once(clean: Dataset, labels: Tensor, text_columns: Sequence[str])
     return torch.tensor(first), torch.tensor(place)
 
 
-def gold_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only: bool = False) -> float:
+def clean_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only: bool = False) -> float:
     """The share of clean rows in a run.
 
-    Where labels or teachers speak about the training rows, every row is seen as often, clean or not: more of the clean
+    Where labels or teachers cover the training rows, every row is seen as often, clean or not: more of the clean
     ones costs the others their turn. Where only votes do, which leave rows out and err together, each clean row is seen
     about ten times in a run that sees `rows_seen` rows, within 1/4 to 3/4.
 
     Example:
-        >>> gold_share(100, 900)
+        >>> clean_share(100, 900)
         0.1
-        >>> gold_share(60, 900, 7680, votes_only=True), gold_share(500, 900, 7680, votes_only=True)
+        >>> clean_share(60, 900, 7680, votes_only=True), clean_share(500, 900, 7680, votes_only=True)
         (0.25, 0.6510416666666666)
     """
     if not votes_only:
@@ -192,8 +192,8 @@ def gold_share(clean_rows: int, train_rows: int, rows_seen: int = 0, votes_only:
     return min(max(VISITS * clean_rows / rows_seen, 0.25), 0.75)
 
 
-def with_gold(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, share: float = 0.25) -> Dataset:
-    """The rows and, so often that they are `share` of all, the clean rows; `gold` `[N]` says which.
+def with_clean_rows(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, share: float = 0.25) -> Dataset:
+    """The rows and, so often that they are `share` of all, the clean rows; `amal_clean_label` `[N]` says which.
 
     Args:
         train: rows with the columns of `add_posterior`; their `label`, if any, is left alone and not read.
@@ -203,8 +203,8 @@ def with_gold(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, 
         share: of all rows, in (0, 1).
 
     Returns:
-        the rows with a column `gold`: the class of a clean row, -100 on the others. The `log_posterior` of a clean row
-        is its class; its `row_id`, where the rows have one, is new.
+        the rows with a column `amal_clean_label`: the class of a clean row, -100 on the others. The `log_posterior` of
+        a clean row is its class; its `row_id`, where the rows have one, is new.
 
     Raises:
         ValueError: a share outside (0, 1).
@@ -215,20 +215,20 @@ def with_gold(train: Dataset, clean: Dataset, labels: Tensor, num_classes: int, 
     truth = labels.numpy()
     sure = SURE * np.eye(num_classes, dtype=np.float32)[truth]
     sure -= np.log(np.exp(sure).sum(1, keepdims=True))
-    gold = _with_column(_with_column(clean, LOG_POSTERIOR, sure), GOLD, truth)
-    shared = [c for c in train.column_names if c in {*gold.column_names} - {ROW_ID}]
-    rows = _with_column(train, GOLD, np.full(len(train), -100))
-    gold = gold.select_columns([*shared, GOLD]).select(np.tile(np.arange(len(gold)), times))
+    added = _with_column(_with_column(clean, LOG_POSTERIOR, sure), CLEAN_LABEL, truth)
+    shared = [c for c in train.column_names if c in {*added.column_names} - {ROW_ID}]
+    rows = _with_column(train, CLEAN_LABEL, np.full(len(train), -100))
+    added = added.select_columns([*shared, CLEAN_LABEL]).select(np.tile(np.arange(len(added)), times))
     if ROW_ID in train.column_names:
-        gold = gold.add_column(ROW_ID, max(train[ROW_ID][:]) + 1 + np.arange(len(gold)))
-    return concatenate_datasets([rows, gold.cast(Features({c: rows.features[c] for c in gold.column_names}))])
+        added = added.add_column(ROW_ID, max(train[ROW_ID][:]) + 1 + np.arange(len(added)))
+    return concatenate_datasets([rows, added.cast(Features({c: rows.features[c] for c in added.column_names}))])
 
 
-def without_gold(train: Any) -> Any:
-    """The rows that `with_gold` did not add; a data set without such a column as it is."""
-    if not isinstance(train, Dataset) or GOLD not in train.column_names:
+def without_clean_rows(train: Any) -> Any:
+    """The rows that `with_clean_rows` did not add; a data set without such a column as it is."""
+    if not isinstance(train, Dataset) or CLEAN_LABEL not in train.column_names:
         return train
-    return train.select(np.flatnonzero(np.asarray(train[GOLD][:]) == -100))
+    return train.select(np.flatnonzero(np.asarray(train[CLEAN_LABEL][:]) == -100))
 
 
 def _with_column(rows: Dataset, name: str, values: np.ndarray) -> Dataset:

@@ -64,9 +64,9 @@ def encode_rows(
     processes, index = (1, 0) if alone else (here.num_processes, here.process_index)
     share = -(-len(rows) // processes)
     # the last rows again where they do not go round: every process gathers as many
-    mine = (share * index + np.arange(share)).clip(max=len(rows) - 1)
+    own = (share * index + np.arange(share)).clip(max=len(rows) - 1)
     starts = tqdm(range(0, share, AT_ONCE), desc="Reading texts", disable=not here.is_main_process)
-    parts = [reader(rows.select(mine[start : start + AT_ONCE])) for start in starts]
+    parts = [reader(rows.select(own[start : start + AT_ONCE])) for start in starts]
     found = torch.cat([torch.empty(0, reader.width + 1), *parts])
     if processes > 1:
         found = gather(found.to(here.device)).cpu()[: len(rows)]

@@ -11,7 +11,7 @@ from amal_hf.denoising.row_features import RowFeatures
 
 
 def of_teacher(column: str, about: RowFeatures, clean: RowFeatures, labels: Tensor, num_classes: int) -> list[Expert]:
-    """What a teacher's logits say, and what it means that it names the class it names, counted on the clean rows.
+    """Two experts of a teacher: its logits, and the class it names as a vote, counted on the clean rows.
 
     The second knows what the first cannot: which classes a teacher that was never shown one calls its rows.
     """
@@ -42,10 +42,10 @@ def adjusted_balanced_accuracy(named: Tensor, labels: Tensor) -> float:
     References:
         Youden (1950), index J, for C classes.
     """
-    said = named >= 0
-    if len(labels[said].unique()) < 2:
+    covered = named >= 0
+    if len(labels[covered].unique()) < 2:
         return 1.0
-    return max(0.0, float(balanced_accuracy_score(labels[said].numpy(), named[said].numpy(), adjusted=True)))
+    return max(0.0, float(balanced_accuracy_score(labels[covered].numpy(), named[covered].numpy(), adjusted=True)))
 
 
 def named_by(logits: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def analyze(votes: np.ndarray, names: Sequence[str], gold: np.ndarray | None = N
 
     Returns:
         a row per function: j, Polarity, Coverage, Overlaps, Conflicts; with `gold` also Correct, Incorrect and
-        "Emp. Acc.", NaN where a function says nothing about a row with a gold label (Snorkel says 0 there).
+        "Emp. Acc.", NaN where a function covers no row with a gold label (0 in Snorkel).
 
     Raises:
         ValueError: not one name per function.
@@ -65,12 +65,12 @@ def analyze_chunks(chunks: Iterable[tuple[np.ndarray, np.ndarray | None]], names
                 table = LFAnalysis(votes.astype(np.int64), named).lf_summary()
                 sums += table[SHARES] * len(votes)
                 rows += len(votes)
-                for said, found in zip(polarity, table["Polarity"], strict=True):
-                    said.update(int(c) for c in found)
+                for voted, found in zip(polarity, table["Polarity"], strict=True):
+                    voted.update(int(c) for c in found)
             if gold is not None and known.any():
                 labelled = True
                 judged += LFAnalysis(votes[known].astype(np.int64), named).lf_summary(gold[known])[JUDGED]
-    table = pd.DataFrame({"j": range(len(names)), "Polarity": [sorted(said) for said in polarity]}, index=list(names))
+    table = pd.DataFrame({"j": range(len(names)), "Polarity": [sorted(voted) for voted in polarity]}, index=list(names))
     table[SHARES] = sums / max(rows, 1)
     if labelled:
         table[JUDGED] = judged

@@ -42,7 +42,7 @@ def apply_functions(
     name: str = "data",
     folder: str | Path | None = None,
 ) -> Dataset:
-    """The data set with a column `weak_labels` `[N, M]`: what each function says about each row, -1 where it abstains.
+    """The data set with a column `weak_labels` `[N, M]`: each function's vote on each row, -1 where it abstains.
 
     Rows are read, voted on and written chunk by chunk: memory does not grow with N.
 
@@ -59,8 +59,8 @@ def apply_functions(
         folder: where the votes' file lies (default: one that goes when Python ends).
 
     Raises:
-        ValueError: a function raised or said anything but -1..C-1, naming it and the row; unknown engine; two functions
-            of one name.
+        ValueError: a function raised or returned anything but -1..C-1, naming it and the row; unknown engine; two
+            functions of one name.
 
     Example:
         >>> from snorkel.labeling import labeling_function

@@ -23,7 +23,7 @@ START_NOISE = 0.01  # a quality of 1/C tells no class from another: the start mu
 
 @dataclass(frozen=True)
 class CAGE:
-    r"""Weigh labeling functions by how they agree, with their authors' belief as a guide.
+    r"""Weigh labeling functions by how they agree, with their authors' guess as a guide.
 
     $$P(y, l) = \frac1Z \prod_j e^{\theta_{yj} l_j}, \qquad Z = \sum_y \prod_j (1 + e^{\theta_{yj}})$$
 

@@ -64,8 +64,8 @@ def check_votes(
             f"`{where}`: expected -1 (abstain) to {num_classes - 1}, found that function {named[j]!r} votes "
             f"{matrix[i, j]} on row {i}. Check the order of classes and their number."
         )
-    said = [sorted(set(np.unique(column)) - {ABSTAIN}) for column in matrix.T]
-    warn_silent(said, named, [str(c) for c in range(num_classes)], where)
+    polarity = [sorted(set(np.unique(column)) - {ABSTAIN}) for column in matrix.T]
+    warn_abstaining(polarity, named, [str(c) for c in range(num_classes)], where)
     return matrix
 
 
@@ -81,10 +81,10 @@ def as_matrix(votes: Any, where: str = "votes") -> np.ndarray:
         matrix = np.empty(0)
     if matrix.ndim != 2 or matrix.dtype.kind not in "iu":
         lengths = sorted({len(row) for row in votes if hasattr(row, "__len__")}) if isinstance(votes, list) else []
-        told = f"rows of {lengths[0]} to {lengths[-1]} votes" if len(lengths) > 1 else ""
+        ragged = f"rows of {lengths[0]} to {lengths[-1]} votes" if len(lengths) > 1 else ""
         raise ValueError(
             f"`{where}`: expected integers [rows, functions], found "
-            f"{told or f'{matrix.dtype} of shape {list(matrix.shape)}'}. Write -1 where a function abstains."
+            f"{ragged or f'{matrix.dtype} of shape {list(matrix.shape)}'}. Write -1 where a function abstains."
         )
     return matrix
 
@@ -117,21 +117,21 @@ def vote_matrix(dataset: Dataset, column: str = VOTES) -> np.ndarray:
     return flat.to_numpy(zero_copy_only=False).reshape(len(votes), width)
 
 
-def warn_silent(
-    said: Sequence[Iterable[int]], names: Sequence[str], classes: Sequence[str], where: str = "votes"
+def warn_abstaining(
+    polarity: Sequence[Iterable[int]], names: Sequence[str], classes: Sequence[str], where: str = "votes"
 ) -> None:
     """Warn of functions that never fire and of classes that no function votes for.
 
     Args:
-        said: the classes each function votes for, -1 left out.
+        polarity: the classes each function votes for, -1 left out.
         names: names of the functions.
         classes: names of the C classes.
     """
-    silent = [name for name, some in zip(names, said, strict=True) if not list(some)]
-    voted = {int(c) for some in said for c in some}
+    abstaining = [name for name, some in zip(names, polarity, strict=True) if not list(some)]
+    voted = {int(c) for some in polarity for c in some}
     unnamed = [name for c, name in enumerate(classes) if c not in voted]
-    if silent:
-        _warn(f"`{where}`: function(s) {silent} never vote: they teach nothing here. Mend them, or leave them out.")
+    if abstaining:
+        _warn(f"`{where}`: function(s) {abstaining} never vote: they teach nothing here. Mend them, or leave them out.")
     if unnamed:
         _warn(
             f"`{where}`: no function votes for class(es) {unnamed}: rules alone cannot teach them. Write a function "

@@ -2,7 +2,7 @@
 
 Each engine yields votes `[rows, M]` in the order of rows, and how often which function raised. Snorkel's cluster
 appliers lose which function raised on which row, and take any negative vote as an abstention; so functions go to them
-inside a guard that marks what went wrong, and marked rows are voted on again here, where the error can be told.
+inside a guard that marks what went wrong, and marked rows are voted on again here, where the error can be raised.
 """
 
 from __future__ import annotations

@@ -84,11 +84,11 @@ def votes_from_columns(
     odd: dict[str, Counter[Any]] = {}
     for j, name in enumerate(columns):
         places, texts = answers(dataset, name)
-        said = [None if text is None else reader.index(text) for text in texts]
-        votes[:, j] = np.array([ABSTAIN if index is None else index for index in said], np.int32)[places]
-        counts = np.bincount(places, minlength=len(said))
-        if -1 in said:
-            odd[name] = Counter({texts[i]: int(counts[i]) for i, index in enumerate(said) if index == -1})
+        indices = [None if text is None else reader.index(text) for text in texts]
+        votes[:, j] = np.array([ABSTAIN if index is None else index for index in indices], np.int32)[places]
+        counts = np.bincount(places, minlength=len(indices))
+        if -1 in indices:
+            odd[name] = Counter({texts[i]: int(counts[i]) for i, index in enumerate(indices) if index == -1})
     if odd:
         _report(odd, classes, unknown)
     return dataset.add_column(column, list(votes))
@@ -146,11 +146,11 @@ def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def _report(odd: Mapping[str, Counter[Any]], classes: Sequence[str], unknown: str) -> None:
-    told = "; ".join(
+    others = "; ".join(
         f"{name}: {sum(counts.values())} answers, e.g. {[answer for answer, _ in counts.most_common(5)]}"
         for name, counts in odd.items()
     )
-    message = f"`columns`: expected answers among {list(classes)} or their indices, found others in {told}."
+    message = f"`columns`: expected answers among {list(classes)} or their indices, found others in {others}."
     if unknown == "raise":
         raise ValueError(f"{message} Map them to classes, or let them abstain with unknown='abstain'.")
     warnings.warn(f"{message} They abstain (unknown='abstain').", VoteWarning, stacklevel=3)

@@ -73,16 +73,16 @@ class JointCAGE(TrainerCallback):
         self.start = cage.theta.clone()
         self.theta = nn.Parameter(cage.theta.clone())
         self.cage = replace(cage, theta=self.theta)
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._last: Tensor | None = None
         self._in_run = False
         self._begin()
 
     def source(self, loss: Loss) -> Loss:
         """`loss`, its posterior column read from θ as it is: `Agreement` is L6, `PosteriorLabel` L3 (on any row)."""
-        return _Heard(loss, self.cage.posterior, self.votes, joint=self)
+        return _Recorded(loss, self.cage.posterior, self.votes, joint=self)
 
-    def hear(self, outputs: Outputs, batch: Batch) -> None:
+    def accumulate(self, outputs: Outputs, batch: Batch) -> None:
         """Keep a batch's votes, gold and logits for the step of θ.
 
         The training forward comes first with a batch; the lookahead's perturbed forwards follow with the same tensors.
@@ -99,7 +99,7 @@ class JointCAGE(TrainerCallback):
             )
         self._last = votes = batch[self.votes]
         gold = votes.new_full((len(votes),), -100) if self.gold is None else batch[self.gold]
-        self._rows.append((votes, gold, outputs.logits.detach()))
+        self.rows.append((votes, gold, outputs.logits.detach()))
 
     def objective(self, votes: Tensor, gold: Tensor, logits: Tensor) -> Tensor:
         """SPEAR's L4 + L5 + L6 + L7 of a batch, a scalar, as a function of θ.
@@ -128,12 +128,12 @@ class JointCAGE(TrainerCallback):
             self._resume(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE_FILE)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._forget()  # what was heard between steps is no training: refresh="epoch" asks the losses too
+        self._forget()  # what was recorded between steps is no training: refresh="epoch" asks the losses too
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._rows:
+        if not self.rows:
             return
-        votes, gold, logits = (torch.cat(each) for each in zip(*self._rows, strict=True))
+        votes, gold, logits = (torch.cat(each) for each in zip(*self.rows, strict=True))
         self._forget()
         (gradient,) = torch.autograd.grad(self.objective(votes, gold, logits), self.theta)
         if distributed.is_available() and distributed.is_initialized():  # each process saw rows of its own
@@ -158,7 +158,7 @@ class JointCAGE(TrainerCallback):
         self._forget()
 
     def _forget(self) -> None:
-        self._rows, self._last = [], None
+        self.rows, self._last = [], None
 
     def _resume(self, path: Path) -> None:
         if not path.is_file():
@@ -170,8 +170,8 @@ class JointCAGE(TrainerCallback):
 
 
 @dataclass(frozen=True)
-class _Heard(FromVotes):
-    """A `FromVotes` that lets a `JointCAGE` see what the student says."""
+class _Recorded(FromVotes):
+    """A `FromVotes` that lets a `JointCAGE` see the student's logits."""
 
     # law 2, a loss owns no model: bent, because only a source is shown votes, gold and logits of the same rows;
     # its value stays a function of (outputs, batch, θ), and θ moves between steps alone
@@ -182,5 +182,5 @@ class _Heard(FromVotes):
         return (self.votes,) if self.joint.gold is None else (self.votes, self.joint.gold)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        self.joint.hear(outputs, batch)
+        self.joint.accumulate(outputs, batch)
         return super().__call__(outputs, batch)

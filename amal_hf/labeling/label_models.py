@@ -43,8 +43,8 @@ def majority_vote(votes: np.ndarray, num_classes: int) -> np.ndarray:
         >>> majority_vote(np.array([[0, 1, 1], [0, 1, -1], [-1, -1, -1]]), 2)  # [N, C]
         array([[0. , 1. ], [0.5, 0.5], [nan, nan]], dtype=float32)
     """
-    said = torch.as_tensor(np.asarray(votes).astype(np.int64))
-    return _covered(MajorityVote("votes").target({"votes": said}, num_classes).numpy(), votes)
+    given = torch.as_tensor(np.asarray(votes).astype(np.int64))
+    return _covered(MajorityVote("votes").target({"votes": given}, num_classes).numpy(), votes)
 
 
 def label_model(votes: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
@@ -97,11 +97,11 @@ def fit(name: str, votes: np.ndarray, num_classes: int, seed: int = 0) -> Poster
         if name == "snorkel":
             snorkel = LabelModel(cardinality=num_classes, verbose=False)
             snorkel.fit(covered, seed=seed, progress_bar=False)
-            return lambda said: _covered(snorkel.predict_proba(said.astype(np.int64)), said)
+            return lambda given: _covered(snorkel.predict_proba(given.astype(np.int64)), given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VoteWarning)  # `label_splits` says it by name
             cage = CAGE.fit(votes.astype(np.int64), num_classes, seed=seed)
-        return lambda said: _covered(cage.posterior(said.astype(np.int64)).detach().numpy(), said)
+        return lambda given: _covered(cage.posterior(given.astype(np.int64)).detach().numpy(), given)
 
 
 def check_models(names: Sequence[str], functions: int) -> None:

@@ -19,7 +19,7 @@ from amal_hf import _checks
 from amal_hf._files import check_output, replaced_folder, write_json
 from amal_hf.labeling.analysis import CHUNK_ROWS, analyze_chunks
 from amal_hf.labeling.apply import ENGINES, ON_ERROR, apply_functions, with_columns, write_columns
-from amal_hf.labeling.checks import VOTES, VoteWarning, vote_matrix, warn_silent
+from amal_hf.labeling.checks import VOTES, VoteWarning, vote_matrix, warn_abstaining
 from amal_hf.labeling.engines import cluster, spans
 from amal_hf.labeling.functions import check_names
 from amal_hf.labeling.label_models import COLUMNS, Posterior, accuracy, check_models, fit
@@ -76,7 +76,7 @@ def label_splits(
         splits: rows; the label column, where there is one, a `ClassLabel` (see `data.classes.name_classes`).
 
     Returns:
-        by split, what `analyze` says of the functions; and per split the rows, the share covered, and how often each
+        by split, `analyze` of the functions; and per split the rows, the share covered, and how often each
         label model is right on covered rows (NaN without labels).
 
     Raises:
@@ -89,12 +89,12 @@ def label_splits(
             voted, tables, seconds = _vote(functions, splits, config, work)
         first = "train" if "train" in splits else next(iter(splits))
         classes = class_names(splits, config) or _counted(tables)
-        warn_silent(tables[first]["Polarity"].tolist(), names, classes, first)
+        warn_abstaining(tables[first]["Polarity"].tolist(), names, classes, first)
         models = fit_models(config.models, voted[first], len(classes), config.seed)
-        told = {}
+        summaries = {}
         for name, split in voted.items():
-            voted[name], told[name] = _aggregate(split, models, len(classes), config, work)
-        judged = pd.DataFrame.from_dict(told, orient="index")
+            voted[name], summaries[name] = _aggregate(split, models, len(classes), config, work)
+        judged = pd.DataFrame.from_dict(summaries, orient="index")
         made = work / "made"
         voted.save_to_disk(str(made))
         write_json(made / NAMES, list(names))
@@ -137,7 +137,7 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
 
 
 def class_names(splits: DatasetDict, config: LabelConfig) -> list[str]:
-    """Names of the classes: those of the label column, or those configured; [] where neither tells."""
+    """Names of the classes: those of the label column, or those configured; [] where neither names any."""
     features = (split.features.get(config.label_column) for split in splits.values())
     return next((list(feature.names) for feature in features if feature is not None), list(config.classes))
 
@@ -158,7 +158,7 @@ def fit_models(names: Sequence[str], dataset: Dataset, num_classes: int, seed: i
 def _vote(
     functions: Sequence[LabelingFunction], splits: DatasetDict, config: LabelConfig, folder: Path
 ) -> tuple[DatasetDict, dict[str, pd.DataFrame], dict[str, float]]:
-    """The splits with votes, what is to be said of the functions, and the seconds it took, by split."""
+    """The splits with votes, the functions' summary, and the seconds it took, by split."""
     processes = config.num_proc or os.cpu_count() or 1
     voted, tables, seconds = DatasetDict(), {}, {}
     for name, split in splits.items():
@@ -189,19 +189,19 @@ def _aggregate(
         nonlocal covered, judged
         for votes, gold in _chunks(split, config.label_column):
             covered += int((votes != ABSTAIN).any(1).sum())
-            said = {name: model(votes) for name, model in models.items()}
+            posteriors = {name: model(votes) for name, model in models.items()}
             if gold is not None:
-                for name, posterior in said.items():
+                for name, posterior in posteriors.items():
                     hits, rows = accuracy(posterior, gold)
                     right[name] += hits
-                judged += rows if said else 0
-            yield {COLUMNS[name]: posterior for name, posterior in said.items()}
+                judged += rows if posteriors else 0
+            yield {COLUMNS[name]: posterior for name, posterior in posteriors.items()}
 
     features = Features({COLUMNS[name]: List(Value("float32"), length=num_classes) for name in models})
     kept = split.remove_columns([c for c in COLUMNS.values() if c in split.column_names])  # of other votes
     made = with_columns(kept, write_columns(columns(), features, folder))
-    told = {"rows": len(split), "covered": covered / max(1, len(split))}
-    return made, told | {name: hits / judged if judged else float("nan") for name, hits in right.items()}
+    summaries = {"rows": len(split), "covered": covered / max(1, len(split))}
+    return made, summaries | {name: hits / judged if judged else float("nan") for name, hits in right.items()}
 
 
 def _chunks(split: Dataset, label_column: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -217,7 +217,7 @@ def _chunks(split: Dataset, label_column: str) -> Iterator[tuple[np.ndarray, np.
 
 def _counted(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """Classes by number, as many as votes tell of; at least two."""
-    highest = max((c for table in tables.values() for said in table["Polarity"] for c in said), default=0)
+    highest = max((c for table in tables.values() for posteriors in table["Polarity"] for c in posteriors), default=0)
     return [str(c) for c in range(max(2, highest + 1))]
 
 
@@ -225,8 +225,8 @@ def _summary(
     config: LabelConfig, classes: Sequence[str], judged: pd.DataFrame, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     def plain(name: str, row: pd.Series) -> dict[str, Any]:
-        told = {key: None if np.isnan(value) else float(value) for key, value in row.items()}
-        return told | {"rows": int(row["rows"]), "seconds": round(seconds[name], 3)}
+        summaries = {key: None if np.isnan(value) else float(value) for key, value in row.items()}
+        return summaries | {"rows": int(row["rows"]), "seconds": round(seconds[name], 3)}
 
     return {
         "classes": list(classes),

@@ -1,4 +1,4 @@
-"""What labeling functions say about some rows: the loop that every process and cluster worker runs."""
+"""Votes of labeling functions on some rows: the loop that every process and cluster worker runs."""
 
 from __future__ import annotations
 
@@ -61,38 +61,38 @@ class Voter:
         """Votes on the rows of a span, `[rows, M]`, and how often which function raised.
 
         Raises:
-            ValueError: a function raised, or said anything but -1..C-1; names the function and the row.
+            ValueError: a function raised, or returned anything but -1..C-1; names the function and the row.
         """
         rows = rows_of(self.dataset, span)
         votes, faults = np.empty((len(rows), len(self.functions)), np.int32), Counter[str]()
         for j, function in enumerate(self.functions):
-            said: list[Any] = []
+            answers: list[Any] = []
             for row in rows:
                 try:
-                    said.append(function(row))
+                    answers.append(function(row))
                 except (Exception, SystemExit, GeneratorExit) as error:
                     if self.on_error == "raise":
                         raise ValueError(
                             f"`functions`: expected a vote, found that labeling function {function.name!r} raised "
-                            f"{_checks.raised(error)}; on {self._place(span, rows, len(said))}. Mend it, or let it "
+                            f"{_checks.raised(error)}; on {self._place(span, rows, len(answers))}. Mend it, or let it "
                             "abstain where it raises with on_error='abstain'."
                         ) from error
                     faults[function.name] += 1
-                    said.append(ABSTAIN)
-            votes[:, j] = self._checked(said, function.name, span, rows)
+                    answers.append(ABSTAIN)
+            votes[:, j] = self._checked(answers, function.name, span, rows)
         for function in self.functions:
             forget(function._pre)
         return votes, faults
 
-    def _checked(self, said: list[Any], name: str, span: Sequence[int], rows: Sequence[Row]) -> np.ndarray:
-        if all(issubclass(kind, WHOLE) for kind in {*map(type, said)}):
-            votes = np.asarray(said)
+    def _checked(self, answers: list[Any], name: str, span: Sequence[int], rows: Sequence[Row]) -> np.ndarray:
+        if all(issubclass(kind, WHOLE) for kind in {*map(type, answers)}):
+            votes = np.asarray(answers)
             if votes.min(initial=0) >= ABSTAIN and votes.max(initial=0) <= self.highest:
                 return votes
-        i = next(i for i, vote in enumerate(said) if not is_vote(vote, self.highest))
+        i = next(i for i, vote in enumerate(answers) if not is_vote(vote, self.highest))
         raise ValueError(
             f"`functions`: expected votes from -1 (abstain) to {self.highest}, found that labeling function {name!r} "
-            f"returned {said[i]!r} on {self._place(span, rows, i)}. Check the order of classes and their number."
+            f"returned {answers[i]!r} on {self._place(span, rows, i)}. Check the order of classes and their number."
         )
 
     def _place(self, span: Sequence[int], rows: Sequence[Row], i: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from amal_hf.data.read_files import read_json
-from amal_hf.labeling.checks import VOTES, VoteWarning, check_votes, vote_matrix, warn_silent
+from amal_hf.labeling.checks import VOTES, VoteWarning, check_votes, vote_matrix, warn_abstaining
 from amal_hf.labeling.label_splits import NAMES, SUMMARY
 from amal_hf.losses import ABSTAIN
 
@@ -46,8 +46,8 @@ def check_order(folder: str, splits: Mapping[str, Dataset], label_column: str, c
     counted = next((list(feature.names) for feature in features if isinstance(feature, ClassLabel)), None)
     summary = Path(folder) / SUMMARY
     if folder and summary.is_file() and (Path(folder) / NAMES).is_file():
-        told = read_json(summary)
-        counted = list(_listed(told.get("classes") if isinstance(told, dict) else told, summary))
+        found = read_json(summary)
+        counted = list(_listed(found.get("classes") if isinstance(found, dict) else found, summary))
     numbered = counted is not None and counted == [str(c) for c in range(len(counted))]  # named only now
     if counted is not None and not numbered and counted != list(classes):
         raise ValueError(
@@ -85,8 +85,8 @@ def check_functions(
             )
         if width is None:
             width = votes.shape[1]
-            said = [sorted({*np.unique(votes[:, j]).tolist()} - {ABSTAIN}) for j in range(width)]
-            warn_silent(said, list(names or map(str, range(width))), classes, where=f"{column} of {where}")
+            polarity = [sorted({*np.unique(votes[:, j]).tolist()} - {ABSTAIN}) for j in range(width)]
+            warn_abstaining(polarity, list(names or map(str, range(width))), classes, where=f"{column} of {where}")
 
 
 def cast_votes(rows: Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:

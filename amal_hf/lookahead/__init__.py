@@ -2,14 +2,14 @@
 
 A `Lookahead` answers for a batch. `D` is `[N, K + C + J]`: the K sources, then one virtual source per class
 (−log p_c), whose D is the meta-gradient of the row's soft label (docs/method.md (E2)), then one for each of the J
-temperatures that are learned. For a head that does not name one class a row (regression, multi-label) nobody is
-advised by the classes.
+temperatures that are learned. For a head that does not name one class a row (regression, multi-label) there is no
+class gradient.
 
 =============================  =============================================================
-`amal_hf.lookahead.base`        what a steering is asked and what it answers
+`amal_hf.lookahead.base`        the abstract class, a batch and its step
 `amal_hf.lookahead.head`        along the final linear layer
 `amal_hf.lookahead.full_model`     along every trainable parameter
-`amal_hf._distributed`   what the processes of a launch tell one another
+`amal_hf._distributed`   what the processes of a launch exchange
 =============================  =============================================================
 """
 

@@ -1,4 +1,4 @@
-"""What a steering is asked and what it answers, for one batch."""
+"""`Lookahead`, the abstract class: D `[N, K + C + J]` of a batch along the clean rows' direction."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ Encode = Callable[[Sequence[int]], Mapping[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a steering knows of a training batch before its forward.
+    """A training batch before its forward.
 
     Args:
         inputs: the model's inputs.
         noise: random state at the start of the training forward.
-        losses_of: outputs -> `[N, K + C + J]`, the sources and then the virtual ones.
+        losses_of: outputs -> `[N, K + C + J]`, the sources and then the virtual ones; K = 0 where λ reads no losses.
         along_of: outputs and the logits' tangent `[N, C]` -> D of `losses_of`, where there is a closed form, or None.
         lookahead: the virtual step.
         num_rows: N of (E1), the effective batch over processes and accumulation.
         due: a lookahead is due at this optimizer step.
         new, last: this is the first, the last micro-batch of the optimizer step.
+        sources: K where D of the sources is asked for, 0 where that of the classes is enough.
         temperatures: J.
         summed: gradients of this process -> their sum over all processes.
     """
@@ -46,6 +47,7 @@ class Batch:
     due: bool = True
     new: bool = True
     last: bool = True
+    sources: int = 0
     temperatures: int = 0
     along_of: Callable[[Outputs, Tensor], Tensor | None] = lambda outputs, tangent: None
     summed: Callable[[Tensors], Tensors] = dict
@@ -53,7 +55,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Batch):
-    """What it knows after the forward.
+    """A training batch after its forward.
 
     Args:
         outputs: the training forward's outputs, with their graph.
@@ -76,8 +78,8 @@ class Lookahead(ABC):
     """From a training batch to D `[N, K + C + J]` and the length of v."""
 
     inverse_temperature: Tensor = torch.tensor(4.0)
-    """τ, how far the advice is believed, in nats; fitted on the clean rows where their features are at hand, and 0
-    where no class is to be advised."""
+    """τ, how far the class gradient is believed, in nats; fitted on the clean rows where their features are at hand,
+    and 0 where there is no class gradient."""
 
     def capture_features(self) -> AbstractContextManager[Any]:
         """Context in which the training forward runs."""
@@ -121,10 +123,11 @@ def length_of(direction: Tensors) -> Tensor:
 
 
 def split_along(along: Tensor, length: Tensor, step: Step, scale: str) -> tuple[Tensor, Tensor]:
-    """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the advice `[N, C]`."""
+    """D `[N, K + C + J]` -> ∂V/∂λ `[N, K]` (raw: as in E1; unit: per unit of ‖v‖), and the class gradient `[N, C]`."""
     widths = step.weights.shape[1], step.outputs.logits.shape[1], step.temperatures
     sources, classes, _ = along.split(widths, dim=1)
+    class_gradient = centred_unit(classes).nan_to_num(0.0, 0.0, 0.0)  # a direction that overflowed: no weight moves
+    if not sources.shape[1]:
+        return sources, class_gradient
     gradient = -sources / step.num_rows if scale == "raw" else -sources / length.clamp_min(1e-30)
-    class_gradient = centred_unit(classes)
-    # a direction that overflowed tells nothing: no weight moves
-    return gradient.nan_to_num(0.0, 0.0, 0.0), class_gradient.nan_to_num(0.0, 0.0, 0.0)
+    return gradient.nan_to_num(0.0, 0.0, 0.0), class_gradient

@@ -41,6 +41,7 @@ class HeadLookahead(Lookahead):
         self.lookaheads = torch.zeros((), dtype=torch.long)
         self.inverse_temperature = torch.zeros(())
         self._direction: Tensors | None = None
+        self._length = torch.zeros(())
 
     def capture_features(self) -> AbstractContextManager[Any]:
         return self._tap
@@ -96,10 +97,11 @@ class HeadLookahead(Lookahead):
                 )
             # laid out as a checkpoint restores it: a transposed view rounds differently in the product with h
             self._direction = {name: v.contiguous() for name, v in direction.items()}
+            self._length = length_of(self._direction)
             self.inverse_temperature.fill_(inverse_temperature)
         self._direction = {name: v.to(step.device) for name, v in self._direction.items()}
         judged = self.problem(features.to(step.device), step)
-        return HeadClosedForm().directional(judged, self._direction), length_of(self._direction)
+        return HeadClosedForm().directional(judged, self._direction), self._length
 
     def state(self) -> Tensors:
         if self._direction is None:
@@ -108,7 +110,7 @@ class HeadLookahead(Lookahead):
         kept = {
             "memory": self.clean_features.features,
             "lookaheads": self.lookaheads,
-            "sharpness": self.inverse_temperature,
+            "inverse_temperature": self.inverse_temperature,
         }
         return kept | held
 
@@ -116,5 +118,6 @@ class HeadLookahead(Lookahead):
         if "memory" in state:
             self.clean_features.features.copy_(state["memory"])
             self.lookaheads.copy_(state["lookaheads"])
-            self.inverse_temperature.copy_(state["sharpness"])
+            self.inverse_temperature.copy_(state["inverse_temperature"])
             self._direction = {name: state[f"direction/{name}"] for name in self.head.params()}
+            self._length = length_of(self._direction)

@@ -1,9 +1,9 @@
 """Sources of supervision as pure, unreduced losses.
 
-Every source answers one question: *how far is the student from what this source says about this
+Every source answers one question: *how far is the student from what this source asserts about this
 row?* The answer is a number per row, `[N]`, in nats, and a mask. A block of labeling functions
 answers `[N, k]`. `LossStack` sets them side by side as `[N, K]`, the shape that runs through the
-house.
+package.
 
 =====================  ==========================================================
 `CrossEntropy`         any column that holds a class or a distribution

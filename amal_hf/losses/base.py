@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +30,6 @@ class Loss(ABC):
         tensor([ True, False])
     """
 
-    anywhere: ClassVar[bool] = False
-    """True where it reads logits and its columns alone, on whatever device they are: weights can then be computed on
-    the CPU beside a model on a GPU."""
-
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
@@ -50,7 +46,7 @@ class Loss(ABC):
 
     @abstractmethod
     def mask(self, batch: Batch) -> Tensor:
-        """True where the source says something about the row. Shape as `__call__`'s."""
+        """True where the source covers the row. Shape as `__call__`'s."""
 
     def target(self, batch: Batch, num_classes: int) -> Tensor | None:
         """The class distribution the source asserts, `[N, C]` or `[N, k, C]`; None if it has none."""
@@ -73,7 +69,7 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class FunctionLoss(Loss):
-    """Any user function `(outputs, batch) -> [N]` as a source that speaks about every row.
+    """Any user function `(outputs, batch) -> [N]` as a source that covers every row.
 
     Args:
         function: pure function of the model's outputs and the batch; returns `[N]`, in nats.
@@ -103,7 +99,7 @@ class FunctionLoss(Loss):
 
 
 def promised(loss: Loss, name: str) -> bool:
-    """Whether `name` was said of the very `__call__` that the loss has: not so where a subclass has one of its own.
+    """Whether `name` belongs to the very `__call__` that the loss has: not so where a subclass has one of its own.
 
     Example:
         >>> class Doubled(FunctionLoss):

@@ -40,8 +40,6 @@ class CrossEntropy(Loss):
         tensor([0.6931, 0.1269])
     """
 
-    anywhere = True
-
     column: str = "labels"
     ignore_index: int = -100
     label_smoothing: float = 0.0
@@ -80,21 +78,21 @@ class CrossEntropy(Loss):
         return torch.where(mask, rows, 0.0)  # smoothing gives a row of zeros a target
 
     def target(self, batch: Batch, num_classes: int) -> Tensor:
-        target, said = batch[self.column], self.mask(batch)
+        target, covered = batch[self.column], self.mask(batch)
         if target.is_floating_point():
-            return torch.where(said[:, None], target, 0.0)
-        return F.one_hot(torch.where(said, target, 0), num_classes) * said[:, None].float()
+            return torch.where(covered[:, None], target, 0.0)
+        return F.one_hot(torch.where(covered, target, 0), num_classes) * covered[:, None].float()
 
     def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor] | None:
         if self.class_weights is not None:
             return None
-        target, said = self.target(batch, num_classes), self.mask(batch)[:, None]
-        return 1.0, target + self.label_smoothing * (1 / num_classes - target) * said
+        target, covered = self.target(batch, num_classes), self.mask(batch)[:, None]
+        return 1.0, target + self.label_smoothing * (1 / num_classes - target) * covered
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         if self.class_weights is not None:
             return None
         mask, num_classes = self.mask(batch), tangent.shape[1]
-        said = self.target(batch, num_classes).to(tangent.dtype)
-        wanted = said + self.label_smoothing * (1 / num_classes - said)
+        target = self.target(batch, num_classes).to(tangent.dtype)
+        wanted = target + self.label_smoothing * (1 / num_classes - target)
         return (wanted.sum(-1) * expected_tangent(outputs.logits, tangent) - (wanted * tangent).sum(-1)) * mask

@@ -29,8 +29,8 @@ class TeacherLoss(Loss):
         return (self.column, self.mask_column) if self.mask_column else (self.column,)
 
     def mask(self, batch: Batch) -> Tensor:
-        said = ~batch[self.column].isnan().flatten(1).any(1)
-        return said & (batch[self.mask_column] == 1) if self.mask_column else said
+        covered = ~batch[self.column].isnan().flatten(1).any(1)
+        return covered & (batch[self.mask_column] == 1) if self.mask_column else covered
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ class Distillation(TeacherLoss):
         Hinton, Vinyals, Dean (2015), equation 2 and section 2.1 (MSE as the high-temperature limit); Gu et al. (2024,
         arXiv 2306.08543), section 2.1 (reverse KL); Lin (1991), equation 4.1 (Jensen–Shannon).
     """
-
-    anywhere = True
 
     column: str = "teacher_logits"
     temperature: float | Literal["learned"] = 4.0

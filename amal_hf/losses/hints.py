@@ -1,4 +1,4 @@
-"""Hints: what a teacher's layers say, against features that the student returns (FitNets and its kin).
+"""Hints: a teacher's layers against features that the student returns (FitNets and its kin).
 
 Losses own no model, so the student makes the comparable: it returns pooled, maybe projected hidden states as
 `outputs["hints"]` `[N, L, H]` (`amal_hf.models.add_hint_head` teaches any model to), and the projection is among
@@ -90,7 +90,7 @@ class Relation(TeacherLoss):
 
     $$\ell_i = \frac{1}{|B_i|} \sum_{j \in B_i} \big(\cos(s_i, s_j) - \cos(h_i, h_j)\big)^2$$
 
-    with $B_i$ the *other* rows of the batch on which the teacher speaks. So widths may differ and no projection is
+    with $B_i$ the *other* rows of the batch that the teacher covers. So widths may differ and no projection is
     needed; but a row's loss depends on its batch (the smaller the batch, the noisier, and gradient accumulation
     is not the large batch): it is 0 in a batch of one.
 
@@ -121,8 +121,10 @@ class Relation(TeacherLoss):
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
         student = _layered(_features(outputs, self.output))[:, -1]
         teacher = _layered(torch.nan_to_num(batch[self.column]))[:, -1].to(student.dtype)
-        speaks = self.mask(batch)
-        others = speaks[:, None] & speaks & ~torch.eye(len(speaks), dtype=torch.bool, device=speaks.device)  # [N, N]
+        covered = self.mask(batch)
+        others = (
+            covered[:, None] & covered & ~torch.eye(len(covered), dtype=torch.bool, device=covered.device)
+        )  # [N, N]
         gaps = (_similarity(student) - _similarity(teacher)).square()
         return torch.where(others, gaps, 0.0).sum(1) / others.sum(1).clamp_min(1)
 

@@ -41,8 +41,6 @@ class LabelingFunctions(Loss):
         Ratner et al. (2017), "Snorkel", section 2 (votes); docs/method.md.
     """
 
-    anywhere = True
-
     column: str = "weak_labels"
     names: tuple[str, ...] | None = None
 
@@ -101,8 +99,6 @@ class MajorityVote(Loss):
     References:
         Snorkel's `MajorityLabelVoter`, whose ties are resolved here by sharing, not at random.
     """
-
-    anywhere = True
 
     column: str = "weak_labels"
 

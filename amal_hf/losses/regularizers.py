@@ -1,4 +1,4 @@
-"""Losses without a target of their own: confidence where nobody speaks, agreement with a posterior."""
+"""Losses without a target of their own: confidence on rows that no source covers, agreement with a posterior."""
 
 from __future__ import annotations
 
@@ -34,8 +34,6 @@ class Entropy(Loss):
         Grandvalet & Bengio (2004), equation 5; SPEAR's L2 (Maheshwari et al., 2021).
     """
 
-    anywhere = True
-
     uncovered: str | None = None
 
     @property
@@ -64,7 +62,7 @@ class Agreement(Loss):
     $$\ell_i = \mathrm{KL}(p_i \,\|\, P_i) = \sum_c p_{ic}(\log p_{ic} - \log P_{ic})$$
 
     Args:
-        column: posterior `[N, C]`, probabilities; a row of NaN says nothing.
+        column: posterior `[N, C]`, probabilities; a row of NaN is not covered.
 
     Returns:
         `[N]`, in nats.
@@ -77,8 +75,6 @@ class Agreement(Loss):
     References:
         SPEAR's L6 (Maheshwari et al., 2021, arXiv 2008.09887, section 3).
     """
-
-    anywhere = True
 
     column: str = "posterior"
 

@@ -144,7 +144,7 @@ class PosteriorLabel(Loss):
     $$\ell_i = -\log \mathrm{softmax}(z_i)_{c_i}, \qquad c_i = \arg\max_c P_{ic}$$
 
     Args:
-        column: posterior `[N, C]`; a row of NaN says nothing, and neither does one whose best classes tie.
+        column: posterior `[N, C]`; a row of NaN is not covered, and neither is one whose best classes tie.
 
     Returns:
         `[N]`, in nats; 0 where the posterior names no class.
@@ -190,7 +190,7 @@ class Unlabelled(Loss):
         `[N]`, in nats; 0 on rows with a gold class.
 
     Example:
-        >>> from amal_hf import Entropy
+        >>> from amal_hf.losses import Entropy
         >>> batch = {"gold": torch.tensor([1, -100])}
         >>> Unlabelled(Entropy(), "gold")(Outputs(logits=torch.zeros(2, 2)), batch)  # shape: [2]
         tensor([0.0000, 0.6931])
@@ -217,8 +217,8 @@ class Unlabelled(Loss):
         return torch.where(batch[self.gold] < 0, self.loss(outputs, batch), 0.0)
 
     def target(self, batch: Batch, num_classes: int) -> Tensor | None:
-        said = self.loss.target(batch, num_classes)
-        return None if said is None else said * (batch[self.gold] < 0)[:, None]
+        target = self.loss.target(batch, num_classes)
+        return None if target is None else target * (batch[self.gold] < 0)[:, None]
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class FromVotes(Loss):
         ValueError: `loss` reads anything but one column.
 
     Example:
-        >>> from amal_hf import Agreement
+        >>> from amal_hf.losses import Agreement
         >>> batch = {"weak_labels": torch.tensor([[0, -1], [-1, -1]])}
         >>> certain = lambda votes: torch.tensor([[0.75, 0.25]]).expand(len(votes), 2)
         >>> FromVotes(Agreement("cage"), certain)(Outputs(logits=torch.zeros(2, 2)), batch)  # shape: [2]
@@ -265,17 +265,17 @@ class FromVotes(Loss):
     def columns(self) -> tuple[str, ...]:
         return (self.votes,)
 
-    def _told(self, batch: Batch) -> dict[str, Tensor]:
+    def _with_posterior(self, batch: Batch) -> dict[str, Tensor]:
         votes = batch[self.votes]
         covered = (votes != ABSTAIN).any(1, keepdim=True)
         (column,) = self.loss.columns
         return {**batch, column: torch.where(covered, self.posterior(votes), torch.nan)}
 
     def mask(self, batch: Batch) -> Tensor:
-        return self.loss.mask(self._told(batch))
+        return self.loss.mask(self._with_posterior(batch))
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Tensor:
-        return self.loss(outputs, self._told(batch))
+        return self.loss(outputs, self._with_posterior(batch))
 
     def target(self, batch: Batch, num_classes: int) -> Tensor | None:
-        return self.loss.target(self._told(batch), num_classes)
+        return self.loss.target(self._with_posterior(batch), num_classes)

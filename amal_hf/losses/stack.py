@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,19 +21,43 @@ class SoftTargets:
 
     Args:
         targets: temperature -> `[N, C]`, times the temperature's square.
-        constant: what no parameter moves, `[N]`, in nats.
+        constant: what no parameter moves, `[N]`, in nats; None: nothing.
     """
 
     targets: dict[float, Tensor]
-    constant: Tensor
+    constant: Tensor | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Σ_k λ_ik ℓ_ik of every row, `[N]`, in nats, at logits `[N, C]`."""
-        rows = self.constant.to(logits)
+        rows = self.constant
         for heat, target in self.targets.items():
             scaled = logits if heat == 1 else logits / heat
-            rows = rows - (target.to(logits) * scaled.log_softmax(-1)).sum(-1)
+            part = (target.to(logits) * scaled.log_softmax(-1)).sum(-1)
+            rows = -part if rows is None else rows.to(logits) - part
+        assert rows is not None
         return rows
+
+
+@dataclass(frozen=True)
+class SoftSources:
+    r"""The sources of a batch as distributions $q_{ik}$, before their weights are known.
+
+    Args:
+        targets: temperature -> columns `[k]` of `[N, K]` (None: all), and q `[N, k, C]` of these, times the
+            temperature's square.
+        constant: what no parameter moves, `[N, K]`, in nats; None: nothing.
+    """
+
+    targets: dict[float, tuple[Tensor | None, Tensor]]
+    constant: Tensor | None = None
+
+    def fold(self, weights: Tensor) -> SoftTargets:
+        """One soft target for each temperature, Σ_k λ_ik q_ik, of weights λ `[N, K]`."""
+        targets = {}
+        for heat, (columns, target) in self.targets.items():
+            own = weights if columns is None else weights[:, columns]
+            targets[heat] = (own[:, :, None] * target.to(weights)).sum(1)
+        return SoftTargets(targets, None if self.constant is None else (self.constant.to(weights) * weights).sum(-1))
 
 
 class LossStack:
@@ -89,14 +114,14 @@ class LossStack:
         return torch.cat([_as_block(loss(outputs, batch)) for loss in self.losses.values()], dim=1)
 
     def mask(self, batch: Batch) -> Tensor:
-        """True where source k says something about row i. Shape `[N, K]`."""
+        """True where source k covers row i. Shape `[N, K]`."""
         return torch.cat([_as_block(loss.mask(batch)) for loss in self.losses.values()], dim=1)
 
     def with_classes(self, outputs: Outputs, batch: Batch) -> Tensor:
         """The sources and, behind them, virtual ones: −log p_c of each class, and ∂ℓ/∂log T of each of the J
         temperatures that are learned. Shape `[N, K + C + J]`."""
         slopes = self.temperatures.slopes(outputs, batch)
-        return torch.cat([self(outputs, batch), -outputs.logits.log_softmax(-1), slopes], dim=1)
+        return torch.cat([self(outputs, batch), class_losses(outputs), slopes], dim=1)
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         """The derivative of `with_classes` where the logits move along `tangent` `[N, C]`, in closed form; None where a
@@ -110,33 +135,32 @@ class LossStack:
         classes = expected_tangent(outputs.logits, tangent)[:, None] - tangent
         return torch.cat([*blocks, classes], dim=1)
 
-    @property
-    def anywhere(self) -> bool:
-        """Whether all losses read logits and columns alone, on whatever device they are."""
-        return all(loss.anywhere and promised(loss, "anywhere") for loss in self.losses.values())
-
-    @property
+    @cached_property
     def folds(self) -> bool:
         """Whether every source is a cross-entropy to a class distribution, so that one soft target stands for all."""
         own = all(promised(loss, "soft_target") for loss in self.losses.values())
         return own and all(type(loss).soft_target is not Loss.soft_target for loss in self.losses.values())
 
-    def fold(self, batch: Batch, num_classes: int, weights: Tensor) -> SoftTargets | None:
-        """One soft target for each temperature, Σ_k λ_ik q_ik; None where a source is no cross-entropy."""
-        by: dict[float, list[Tensor]] = {}
-        constant = weights.new_zeros(len(weights))
+    def soft_sources(self, batch: Batch, num_classes: int) -> SoftSources | None:
+        """What each source asserts, by temperature; None where a source is no cross-entropy."""
+        by: dict[float, list[tuple[list[int], Tensor]]] = {}
+        constant: Tensor | None = None
         for name, loss in self.losses.items():
-            found = loss.soft_target(batch, num_classes)
+            found = loss.soft_target(batch, num_classes) if self.folds else None
             if found is None:
                 return None
             heat, target = found
-            target = target.to(weights).reshape(len(weights), -1, num_classes)
-            mine = weights[:, self.slices[name]]
-            by.setdefault(heat, []).append(torch.einsum("nk,nkc->nc", mine, target) * heat**2)
+            target, own = target.reshape(len(target), -1, num_classes), self.slices[name]
+            target = target if target.is_floating_point() else target.float()
+            by.setdefault(heat, []).append(([*range(own.start, own.stop)], target * heat**2))
             if getattr(loss, "kind", None) == "kl":  # what KL(p ‖ q) has beside the cross-entropy: −H(p)
-                entropy = torch.special.entr(target).sum(-1) * mine
-                constant -= heat**2 * entropy.sum(-1)
-        return SoftTargets({heat: torch.stack(parts).sum(0) for heat, parts in by.items()}, constant)
+                constant = target.new_zeros(len(target), len(self)) if constant is None else constant
+                constant[:, own] = -(heat**2) * torch.special.entr(target).sum(-1)
+        targets = {}
+        for heat, blocks in by.items():
+            columns = torch.tensor([column for block, _ in blocks for column in block], device=blocks[0][1].device)
+            targets[heat] = None if len(by) == 1 else columns, torch.cat([target for _, target in blocks], 1)
+        return SoftSources(targets, constant)
 
     def targets(self, batch: Batch, num_classes: int) -> Tensor:
         """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""
@@ -149,6 +173,11 @@ class LossStack:
                 target = torch.zeros(len(mask), width, num_classes, device=mask.device)
             blocks.append(target.float().reshape(len(mask), width, num_classes))
         return torch.cat(blocks, dim=1)
+
+
+def class_losses(outputs: Outputs) -> Tensor:
+    """−log p_c of each class as a virtual source, `[N, C]`, in nats."""
+    return -outputs.logits.log_softmax(-1)
 
 
 def _as_block(rows: Tensor) -> Tensor:

@@ -34,8 +34,6 @@ class SquaredError(Loss):
         tensor([4., 0.])
     """
 
-    anywhere = True
-
     column: str = "labels"
     ignore_value: float = -100.0
 
@@ -75,8 +73,6 @@ class BinaryCrossEntropy(Loss):
         >>> BinaryCrossEntropy()(Outputs(logits=torch.tensor([[0.0, 5.0], [0.0, 2.0]])), batch)  # shape: [2]
         tensor([0.6931, 0.4100])
     """
-
-    anywhere = True
 
     column: str = "labels"
 

@@ -60,7 +60,7 @@ class Temperatures:
         """As before training."""
         self.log = torch.full((len(self),), START).log()
         self.square = torch.zeros(len(self))  # running mean of g²
-        self._sums = torch.zeros(4, len(self))  # Σ λD, Σ λ ∂D/∂log T, Σ λ‖r‖, Σ λ ∂‖r‖/∂log T of an optimizer step
+        self.sums = torch.zeros(4, len(self))  # Σ λD, Σ λ ∂D/∂log T, Σ λ‖r‖, Σ λ ∂‖r‖/∂log T of an optimizer step
 
     def __len__(self) -> int:
         return len(self.losses)
@@ -83,8 +83,8 @@ class Temperatures:
         columns = [_along_log(partial(loss, outputs), loss, batch)[1] for loss in self.losses.values()]
         return torch.stack(columns, 1) if columns else outputs.logits.new_zeros(len(outputs.logits), 0)
 
-    def hear(self, weights: Tensor, along: Tensor, logits: Tensor, batch: Batch) -> None:
-        """Note what a batch says, until the optimizer steps.
+    def accumulate(self, weights: Tensor, along: Tensor, logits: Tensor, batch: Batch) -> None:
+        """Adds a batch's sums, until the optimizer steps.
 
         Args:
             weights: λ, `[N, K]`.
@@ -96,14 +96,14 @@ class Temperatures:
         for j, (k, loss) in enumerate(zip(self.columns, self.losses.values(), strict=True)):
             pull, change = _along_log(partial(_length, loss, logits.detach()), loss, batch)
             parts = torch.stack([along[:, k], along[:, j - len(self)], pull, change])
-            self._sums[:, j] += (parts.float() @ weights[:, k].detach().float()).cpu()
+            self.sums[:, j] += (parts.float() @ weights[:, k].detach().float()).cpu()
 
     def commit(self, summed: Callable[[Tensor], Tensor]) -> None:
-        """One step, from what all micro-batches (and, `summed`, all processes) said since the last."""
+        """One step, from the sums of all micro-batches (and, `summed`, of all processes) since the last."""
         if not len(self):
             return
-        sums = summed(self._sums).cpu()
-        self._sums = torch.zeros_like(self._sums)
+        sums = summed(self.sums).cpu()
+        self.sums = torch.zeros_like(self.sums)
         if not sums.any():
             return  # no lookahead in this step
         d, d_slope, length, length_slope = sums

@@ -14,15 +14,15 @@ from amal_hf._types import Tensors
 from amal_hf.metagrad.head import Head
 from amal_hf.metagrad.tasks import SINGLE_LABEL, clean_loss
 
-LIGHT = 2**24
+SMALL = 2**24
 """Multiplications that a CPU core has done in a few milliseconds."""
 
 
 class CleanFeatureBank:
-    """Features `[M, H]` and labels of the meta rows.
+    """Features `[M, H]` and labels of the clean rows.
 
     Args:
-        labels: class of every meta row, `[M]`; its numbers, `[M]` or `[M, C]`, for another `task`.
+        labels: class of every clean row, `[M]`; its numbers, `[M]` or `[M, C]`, for another `task`.
         num_classes: C.
         width: H, the head's input size.
         task: what V measures; `blended_direction` is for classes only.
@@ -45,7 +45,7 @@ class CleanFeatureBank:
     def blended_direction(
         self, head: Head, present: Tensors, probe_weight: float, ridge: float = 1.0
     ) -> tuple[Tensors, float]:
-        r"""The direction v, and how far the clean rows' advice along it can be believed.
+        r"""The direction v, and how far the class gradient along it can be believed.
 
         $$v = (1-w)\,\frac{v_\text{now}}{\lVert\tilde H v_\text{now}\rVert_\text{rms}}
               + w\,\frac{v_\text{probe}}{\lVert\tilde H v_\text{probe}\rVert_\text{rms}}, \qquad
@@ -57,8 +57,8 @@ class CleanFeatureBank:
         Newton step of a head *retrained from zero* on the clean rows: the one-step lookahead asks what helps
         now, and answers with the source of the largest residual; the probe asks what a head would learn in the end.
 
-        The sharpness τ of the advice softmax(τ a) is the one that predicts the clean rows best, each from the
-        *others* (leave-one-out, in closed form): near 0 while the features tell nothing, larger as they do.
+        The inverse temperature τ of softmax(τ a) is the one that predicts the clean rows best, each from the
+        *others* (leave-one-out, in closed form): near 0 while the features separate no classes, larger as they do.
 
         Args:
             present: $v_\text{now}$, ∇V at the student (or after its lookahead); shapes as the head's parameters.
@@ -66,20 +66,20 @@ class CleanFeatureBank:
             ridge: ρ, relative to the mean diagonal.
 
         Returns:
-            v, shapes as `present`; τ ≥ 0, in nats per unit of advice.
+            v, shapes as `present`; τ ≥ 0, in nats per unit of the class gradient.
 
         References:
             Hoerl & Kennard (1970), equation 2.1 (ridge); Allen (1974), PRESS (leave-one-out in closed form).
         """
         rows, width = self.features.shape
         # a small system is solved on the CPU before a GPU has launched it
-        place = torch.device("cpu") if rows * width * min(rows, width) < LIGHT else self.features.device
-        features, labels = self.features.to(place), self.labels.to(place)
+        device = torch.device("cpu") if rows * width * min(rows, width) < SMALL else self.features.device
+        features, labels = self.features.to(device), self.labels.to(device)
         design = torch.cat([features, torch.ones_like(features[:, :1])], 1).double()  # [M, H + 1]
         truth = F.one_hot(labels, self.num_classes).double()
         counts = truth.sum(0)
         shares = (truth / counts.clamp_min(1)).sum(1, keepdim=True) / (counts > 0).sum()  # [M, 1], sum 1
-        now = self._stacked(head, {name: v.to(place) for name, v in present.items()})
+        now = self._stacked(head, {name: v.to(device) for name, v in present.items()})
         probe, probe_left_out = ridge_leave_one_out(design, shares, 1 / self.num_classes - truth, ridge)
         student = {name: p.detach().to(features) for name, p in head.params().items()}
         residual = head.logits(student, features).double().softmax(-1) - truth
@@ -87,7 +87,7 @@ class CleanFeatureBank:
         scales = [w / size if (size := _rms(design @ v)) > 0 else 0.0
                   for w, v in ((1 - probe_weight, now), (probe_weight, probe))]  # fmt: skip
         class_gradient = centred_unit(-(scales[0] * now_left_out + scales[1] * probe_left_out))
-        inverse_temperature = _best_sharpness(class_gradient, labels, shares[:, 0])
+        inverse_temperature = _best_inverse_temperature(class_gradient, labels, shares[:, 0])
         if probe_weight == 0:
             return present, inverse_temperature
         blend = (scales[0] * now + scales[1] * probe).to(features)
@@ -167,7 +167,7 @@ def _rms(moved: Tensor) -> float:
     return float((moved - moved.mean(1, keepdim=True)).square().mean().sqrt())
 
 
-def _best_sharpness(class_gradient: Tensor, labels: Tensor, shares: Tensor) -> float:
+def _best_inverse_temperature(class_gradient: Tensor, labels: Tensor, shares: Tensor) -> float:
     """τ of the grid whose softmax(τ a) gives the rows' classes the highest mean log-probability."""
     grid = torch.tensor([0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0], dtype=class_gradient.dtype)
     log_p = (grid.to(class_gradient.device)[:, None, None] * class_gradient).log_softmax(-1)  # [grid, M, C]

@@ -27,7 +27,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amal_hf._types import Tensors
-from amal_hf.metagrad.problem import HeadProblem, MetaProblem, _grad
+from amal_hf.metagrad.problem import HeadProblem, MetaProblem, gradients_of
 
 
 class MetaGradient(ABC):
@@ -185,7 +185,7 @@ class DoubleBackward(MetaGradient):
             grads = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), create_graph=True,
                                                          materialize_grads=True), strict=True))  # fmt: skip
             value = problem.val_loss(problem.lookahead.move(leaves, grads))
-            return _grad(value, {"weights": weights})["weights"]
+            return gradients_of(value, {"weights": weights})["weights"]
 
     def directional(self, problem: MetaProblem, direction: Tensors) -> Tensor:
         leaves = {name: p.detach().requires_grad_() for name, p in problem.params.items()}
@@ -195,7 +195,7 @@ class DoubleBackward(MetaGradient):
             loss = (weights * losses).sum()
             grads = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, materialize_grads=True)
             inner = torch.stack([(g * v).sum() for g, v in zip(grads, direction.values(), strict=True)]).sum()
-            return _grad(inner, {"weights": weights})["weights"]
+            return gradients_of(inner, {"weights": weights})["weights"]
 
 
 def _along(problem: MetaProblem, outputs: Any, tangent: Any) -> Tensor:

@@ -68,7 +68,10 @@ class HeadTap:
         """
         if self._seen is None:
             raise RuntimeError("the head was not called during the forward")
-        pooled = _pool(*self._seen, logits)
+        features, output = self._seen
+        if output.data_ptr() == logits.data_ptr() and output.shape == logits.shape:
+            return features.to(self.head.module.weight.dtype)  # the very logits: nothing to look up
+        pooled = _pool(features, output, logits)
         if pooled is None:
             raise RuntimeError(f"the output of {self.head.weight!r} is not where the logits come from")
         return pooled.to(self.head.module.weight.dtype)

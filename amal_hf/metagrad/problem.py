@@ -34,7 +34,7 @@ class MetaProblem:
         weights: λ, `[N, K]`.
         losses: params -> `[N, K]`, unreduced, in nats. Deterministic: a loss with dropout must
             replay the same masks at every call.
-        val_loss: params -> scalar, the mean loss on clean meta rows.
+        val_loss: params -> scalar, the mean loss on clean rows.
         lr: the lookahead's step: a number, a dict like `params` (preconditioned), or a `VirtualStep`.
         num_rows: N of (E1) where `weights` holds only this process' or micro-batch's share.
 
@@ -85,7 +85,7 @@ class MetaProblem:
         leaves = {name: p.detach().requires_grad_() for name, p in self.params.items()}
         with torch.enable_grad():
             loss = (self.weights.detach() * self.losses(leaves)).sum() / self.n
-            return _grad(loss, leaves)
+            return gradients_of(loss, leaves)
 
     def direction(self) -> Tensors:
         """v = P ⊙ ∇V(θ′); shapes as `params`."""
@@ -95,7 +95,7 @@ class MetaProblem:
             moved = self.lookahead.move(params, grads)
         leaves = {name: p.detach().requires_grad_() for name, p in moved.items()}
         with torch.enable_grad():
-            steepest = _grad(self.val_loss(leaves), leaves)
+            steepest = gradients_of(self.val_loss(leaves), leaves)
         with torch.no_grad():
             return self.lookahead.scaled(steepest, params, grads)
 
@@ -166,6 +166,7 @@ class HeadProblem(OutputsProblem):
         return cls(losses=losses, outputs_of=logits, losses_from=losses_from, features=features, names=names, **rest)
 
 
-def _grad(scalar: Tensor, leaves: Tensors) -> Tensors:
+def gradients_of(scalar: Tensor, leaves: Tensors) -> Tensors:
+    """∂scalar/∂leaf of each, shapes as `leaves`; 0 where it has no part."""
     grads = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
     return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(leaves.items(), grads, strict=True)}

@@ -22,7 +22,7 @@ TASKS = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
 
 
 def clean_loss(task: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """V of what the student says of the clean rows, a scalar; the loss the model itself is evaluated by.
+    """V, the student's mean loss on the clean rows, a scalar; the loss the model itself is evaluated by.
 
     Args:
         task: one of `TASKS`.

@@ -4,8 +4,8 @@
 `Fixed`          a hand-set vector: the incumbent's alpha, or all equal
 `Shared`         one learned vector for all rows
 `Table`          a free weight per row and source: box (AMAL) or simplex (ALM-KD)
-`Trust`          the default: belief of the clean rows in what a source says here
-`Corrected`      belief in what a source says, from a column of evidence (and a slow copy, where it is a source)
+`Trust`          belief of the clean rows in what a source asserts here
+`Corrected`      belief in what a source asserts, from the column `log_posterior` (the default's)
 `Reweight`       the rectified meta-gradient itself, without memory (L2R)
 `MetaWeightNet`  a network reads the losses and gives the weights
 `WeightNetwork`  a network reads losses, votes and who agrees; both are `Amortised`

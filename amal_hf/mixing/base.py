@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,14 +20,14 @@ class Rows:
 
     Args:
         index: position of each row in the training set, `[N]`.
-        losses: `[N, K]`, in nats.
-        mask: `[N, K]`, True where source k says something about row i.
+        losses: `[N, K]`, in nats; zeros where λ is asked for before the forward, or reads no losses.
+        mask: `[N, K]`, True where source k covers row i.
         targets: class distribution each source asserts, `[N, K, C]`; zeros where it has none.
-        advice: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
+        class_gradient: −∂V/∂q, `[N, C]`: which class the clean rows would rather have as the row's soft label
             (docs/method.md (E2)), centred over classes, its length τ in nats how far that can be believed;
             zeros before the first lookahead.
-        evidence: log-probabilities of the row's class known before training, `[N, C]`; zeros where there is no such
-            column.
+        log_posterior: log-probabilities of the row's class known before training, `[N, C]`; zeros where there is no
+            such column.
     """
 
     index: Tensor
@@ -48,8 +49,9 @@ class Mixing(ABC):
     learns: bool = True
     """False where `update` does nothing, so that no lookahead is paid for."""
 
-    from_columns: bool = False
-    """True where λ needs nothing of what the student says: it can be computed before the forward."""
+    reads: Literal["columns", "class_gradient", "losses"] = "losses"
+    """What λ is computed from: "columns" alone, before the forward; columns and `class_gradient`, so that no source's
+    loss is computed between two logs; or losses `[N, K]` and their gradient as well."""
 
     per_row: bool = False
     """True where every row of the training set has an entry of its own: needs a map-style data set."""
@@ -59,11 +61,12 @@ class Mixing(ABC):
         """λ, `[N, K]`; 0 where masked."""
 
     def used(self, weights: Tensor) -> Tensor:
-        """What the loss is weighted with, `[N, K]`, of the weights: as they are, unless sources say the same twice."""
+        """λ of the loss, `[N, K]`: the weights as they are, unless sources assert the same twice."""
         return weights
 
     def update(self, rows: Rows, gradient: Tensor) -> None:
-        """Move the weights against `gradient`, a positive multiple of ∂V/∂λ, `[N, K]`."""
+        """Move the weights against `gradient`, a positive multiple of ∂V/∂λ, `[N, K]`; `[N, 0]` where λ reads no
+        losses."""
 
     def commit(self) -> None:
         """Let what was seen since the last optimizer step take effect."""

@@ -18,8 +18,8 @@ class Corrected(Mixing):
     with π the posterior of the label model (`amal_hf.denoising`). Learns nothing by itself, so no lookahead is paid
     for: the clean rows were asked before the student could memorise them, so that they can be trained on as well.
 
-    A teacher's distribution tells a student more than the one class that anybody else names (Hinton et al., 2015),
-    so the loss hears the others as far as no teacher is believed, and teachers share what the best of them is worth:
+    A teacher's distribution teaches a student more than the one class that anybody else names (Hinton et al., 2015),
+    so the others count in the loss as far as no teacher is believed, and teachers share what the best of them is worth:
 
     $$\tilde\lambda_{it} = \lambda_{it}\, \frac{m_i}{\sum_s \lambda_{is}}, \qquad
       \tilde\lambda_{ik} = \lambda_{ik}\,(1 - m_i), \qquad m_i = \max_s \lambda_{is} \quad\text{(s, t: teachers)}$$
@@ -34,7 +34,7 @@ class Corrected(Mixing):
         >>> corrected = Corrected(torch.ones(2))
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
-        ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
+        ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 asserts class 0, source 1 asserts class 1
         ...     class_gradient=torch.zeros(1, 3), log_posterior=torch.tensor([[0.9, 0.05, 0.05]]).log(),
         ... )
         >>> corrected.weights(rows)  # shape: [1, 2]
@@ -47,7 +47,7 @@ class Corrected(Mixing):
     """
 
     learns = False
-    from_columns = True
+    reads = "columns"
 
     def __init__(self, start: Tensor, teachers: Sequence[int] = (), yielding: Sequence[int] = ()) -> None:
         self.start, self.teachers, self.yielding = start, list(teachers), list(yielding)

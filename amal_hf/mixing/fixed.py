@@ -20,7 +20,7 @@ class Fixed(Mixing):
     """
 
     learns = False
-    from_columns = True
+    reads = "columns"
 
     def __init__(self, start: Tensor) -> None:
         self.vector = start

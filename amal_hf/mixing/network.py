@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amal_hf._types import Tensors
 from amal_hf.mixing.base import Mixing, Rows
 
-SILENT = -1.0
+ABSTAINS = -1.0
 """What the loss of a silent source reads: no loss in nats is negative, so silence is not mistaken for agreement."""
 
 
@@ -26,7 +26,7 @@ class Amortised(Mixing):
     micro-batches of an optimizer step; φ moves in `commit`, so a step trains with the network of the step before.
     φ is float64 on the CPU: every process computes the same step, bit for bit, whatever the student runs on.
 
-    With `hold_mean` it is λ / mean λ that counts, over the entries that speak in an optimizer step:
+    With `hold_mean` it is λ / mean λ that counts, over the covered entries of an optimizer step:
 
     $$\nabla_\phi S - \frac{\sum g\lambda}{\sum\lambda}\, \nabla_\phi \frac1N \sum_{ik} \lambda_{ik}(\phi)$$
 
@@ -69,7 +69,7 @@ class Amortised(Mixing):
             return self.predict(_on_cpu(rows)).to(rows.losses) * rows.mask
 
     def surrogate(self, rows: Rows, gradient: Tensor) -> Tensor:
-        """Σ sg(∂V/∂λ) λ(φ) over the entries that speak, a scalar; `gradient` is `[N, K]`."""
+        """Σ sg(∂V/∂λ) λ(φ) over the covered entries, a scalar; `gradient` is `[N, K]`."""
         rows = _on_cpu(rows)
         fixed = torch.where(rows.mask, gradient.detach().cpu().double(), 0.0)
         return (fixed * self.predict(rows)).sum()
@@ -148,19 +148,19 @@ class MetaWeightNet(Amortised):
         )  # fmt: skip
 
     def predict(self, rows: Rows) -> Tensor:
-        return self.network(torch.where(rows.mask, rows.losses, SILENT))
+        return self.network(torch.where(rows.mask, rows.losses, ABSTAINS))
 
 
 class WeightNetwork(Amortised):
-    r"""Weights from what each source says, what it costs and who agrees; for rows never seen as well.
+    r"""Weights from what each source asserts, what it costs and who agrees; for rows never seen as well.
 
     $$h_{ik} = \mathrm{relu}(A\,[x_{ik}; e_k; E^\top q_{ik}]), \qquad
       \lambda_{ik} = 2\,\lambda^0_k\,\sigma\big(B\,\mathrm{relu}(A'[h_{ik}; \bar h_i])\big)$$
 
-    $x_{ik}$ holds log(1 + ℓ_ik), the share of the row's other asserting sources that say the same, the share of
-    sources that speak, how far the clean rows and the evidence would have the asserted classes, and whether a class is
-    asserted at all;
-    $e_k$ is the source's embedding, $E$ the classes', and $\bar h_i$ the mean over the sources that speak. The last
+    $x_{ik}$ holds log(1 + ℓ_ik), the share of the row's other asserting sources that assert the same, the share of
+    sources that cover it, how far the clean rows and `log_posterior` would have the asserted classes, and whether a
+    class is asserted at all;
+    $e_k$ is the source's embedding, $E$ the classes', and $\bar h_i$ the mean over the covering sources. The last
     layer starts at zero: λ starts at `start`. One network serves all sources, so K may be large.
 
     An option for rows visited too seldom for a weight of their own; `Trust` is the default.
@@ -174,7 +174,7 @@ class WeightNetwork(Amortised):
 
     Example:
         >>> net = WeightNetwork(2, 3, torch.tensor([1.0, 0.5]))
-        >>> targets = torch.eye(3)[torch.tensor([[0, 1]])]  # source 0 says class 0, source 1 says class 1
+        >>> targets = torch.eye(3)[torch.tensor([[0, 1]])]  # source 0 asserts class 0, source 1 asserts class 1
         >>> rows = Rows(torch.tensor([0]), torch.ones(1, 2), torch.ones(1, 2) > 0, targets, torch.zeros(1, 3))
         >>> net.weights(rows)  # shape: [1, 2]
         tensor([[1.0000, 0.5000]])
@@ -212,15 +212,15 @@ def features(rows: Rows) -> Tensor:
         >>> features(rows)[0, :, 1]  # shape: [3]; one of the two others agrees with each of the first two
         tensor([0.5000, 0.5000, 0.0000])
     """
-    said = rows.targets * rows.mask[..., None]  # [N, K, C]
-    asserts = (said.sum(-1) > 0).to(said)
-    same = torch.einsum("nkc,nkc->nk", said, said.sum(1, keepdim=True) - said)
+    asserted = rows.targets * rows.mask[..., None]  # [N, K, C]
+    asserts = (asserted.sum(-1) > 0).to(asserted)
+    same = torch.einsum("nkc,nkc->nk", asserted, asserted.sum(1, keepdim=True) - asserted)
     agreement = same / (asserts.sum(-1, keepdim=True) - 1).clamp_min(1)
-    speaking = rows.mask.to(said).mean(-1, keepdim=True).expand_as(agreement)
-    wanted = torch.einsum("nkc,nc->nk", said, rows.class_gradient.to(said))
-    probability = rows.log_posterior.to(said).expand_as(rows.class_gradient).softmax(-1)
-    believed = torch.einsum("nkc,nc->nk", said, probability)
-    return torch.stack([rows.losses.clamp_min(0).log1p(), agreement, speaking, wanted, believed, asserts], dim=-1)
+    coverage = rows.mask.to(asserted).mean(-1, keepdim=True).expand_as(agreement)
+    wanted = torch.einsum("nkc,nc->nk", asserted, rows.class_gradient.to(asserted))
+    probability = rows.log_posterior.to(asserted).expand_as(rows.class_gradient).softmax(-1)
+    believed = torch.einsum("nkc,nc->nk", asserted, probability)
+    return torch.stack([rows.losses.clamp_min(0).log1p(), agreement, coverage, wanted, believed, asserts], dim=-1)
 
 
 class _SourceNetwork(nn.Module):

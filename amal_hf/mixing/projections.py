@@ -91,29 +91,30 @@ class MeanWeight:
         >>> mean = MeanWeight()
         >>> mean.count(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
         >>> mean.commit(lambda sums: sums)
-        >>> mean.held(torch.ones(1, 2))  # shape: [1, 2]; rows fit_stacking_weights 2 in the mean
+        >>> mean.held(torch.ones(1, 2))  # shape: [1, 2]; rows weigh 2 in the mean
         tensor([[0.5000, 0.5000]])
     """
 
     def __init__(self) -> None:
         self.mean = torch.zeros(())  # 0: none yet
-        self._sums = torch.zeros(2)  # of this optimizer step: Σ_ik λ_ik and rows
+        self._known = False
+        self._sum, self._rows = torch.zeros(()), 0  # of this optimizer step: Σ_ik λ_ik and rows
 
     def count(self, weights: Tensor) -> None:
         """Note a batch's λ, `[N, K]`, until the optimizer steps."""
-        self._sums += torch.stack([weights.sum(), weights.new_tensor(float(len(weights)))]).cpu()
+        self._sum, self._rows = self._sum.to(weights) + weights.sum(), self._rows + len(weights)
 
     def held(self, weights: Tensor) -> Tensor:
         """λ divided by the mean, `[N, K]`; as it is before the first `commit`."""
-        return weights / self.mean.to(weights) if self.mean > 0 else weights
+        return weights / self.mean.to(weights) if self._known else weights
 
     def commit(self, summed: Callable[[Tensor], Tensor]) -> None:
         """Move the mean, by what all micro-batches (and, `summed`, all processes) counted since the last."""
-        total, rows = summed(self._sums)
+        total, rows = summed(torch.tensor([float(self._sum), float(self._rows)]))
         if rows > 0 and total > 0:
-            keep = 0.9 if self.mean > 0 else 0.0  # the first step sets the mean, later ones move it by a tenth
-            self.mean = keep * self.mean + (1 - keep) * total / rows
-        self._sums = torch.zeros(2)
+            keep = 0.9 if self._known else 0.0  # the first step sets the mean, later ones move it by a tenth
+            self.mean, self._known = keep * self.mean + (1 - keep) * total / rows, True
+        self._sum, self._rows = torch.zeros(()), 0
 
     def state(self) -> Tensors:
         """What must survive a checkpoint."""
@@ -121,4 +122,4 @@ class MeanWeight:
 
     def load_state(self, state: Tensors) -> None:
         """Restore what `state` returned."""
-        self.mean = state["mean_weight"]
+        self.mean, self._known = state["mean_weight"], bool(state["mean_weight"] > 0)

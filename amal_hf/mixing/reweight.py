@@ -14,7 +14,7 @@ class Reweight(Mixing):
     $$\lambda_{ik} = \frac{\max(0, -g_{ik})}{\sum_{jl} \max(0, -g_{jl})} \sum_{jl} m_{jl}$$
 
     $g$ is a positive multiple of ∂V/∂λ, so $\max(0, -g)$ is the rectified $D$ of docs/method.md (E1); the weights of a
-    batch's rows and sources that speak average one. Where nothing in it helps, the batch weighs nothing, as in the
+    batch's covered entries average one. Where nothing in it helps, the batch weighs nothing, as in the
     original.
     A row weighs `start` where no meta-gradient has shown it in this optimizer step.
 

@@ -1,4 +1,4 @@
-"""The default: trust a source as far as the clean rows believe what it says about this row."""
+"""`Trust`: a source weighs as much as the clean rows believe what it asserts about this row."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Trust(Mixing):
     $$\pi_i(c) \propto \exp(a_{ic}) \prod_k \Big(\prod_s P_k(s \mid c)^{q_{iks}}\Big)^{\beta_i}, \qquad
       \lambda_{ik} = \sum_c \pi_i(c)\, q_{ikc}$$
 
-    with the advice $a_i = -\tau\,\partial V/\partial q_i$ (centred, of length τ; see `Rows`). A source
+    with the class gradient $a_i = -\tau\,\partial V/\partial q_i$ (centred, of length τ; see `Rows`). A source
     competes with every class it could have named, not only with the other sources, so a row on which
     nobody is right weighs little. $P_k$ is learned online from the same posterior (one Dawid–Skene M-step
     per optimizer step, with forgetting) and shrunk towards the source's overall rate.
-    $\beta_i = m_i^{-1/2}$ tempers the product where $m_i$ sources speak, since labeling functions are
+    $\beta_i = m_i^{-1/2}$ tempers the product where $m_i$ sources cover the row, since labeling functions are
     not independent.
 
     Memoryless per row: it needs no table, and weighs rows never seen before.
@@ -40,7 +40,7 @@ class Trust(Mixing):
         >>> trust = Trust(2, 3, torch.ones(2))
         >>> rows = Rows(
         ...     index=torch.tensor([0]), losses=torch.zeros(1, 2), mask=torch.ones(1, 2, dtype=torch.bool),
-        ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 says class 0, source 1 says class 1
+        ...     targets=torch.eye(3)[[0, 1]][None],  # source 0 asserts class 0, source 1 asserts class 1
         ...     class_gradient=6 * torch.tensor([[0.8, -0.4, -0.4]]),  # the clean rows would rather have class 0
         ... )
         >>> trust.weights(rows)  # shape: [1, 2]
@@ -51,6 +51,8 @@ class Trust(Mixing):
         (1997) for exponentiated gradient; Dawid & Skene (1979), equations 2.3–2.5.
     """
 
+    reads = "class_gradient"
+
     def __init__(
         self,
         num_sources: int,
@@ -59,26 +61,34 @@ class Trust(Mixing):
         forgetting: float = 0.995,
     ) -> None:
         self.start, self.forgetting = start, forgetting
-        self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C said]
+        self.counts = torch.zeros(num_sources, num_classes, num_classes)  # [K, C true, C asserted]
         self._new, self._pending = torch.zeros_like(self.counts), False
-        self._log_p: Tensor | None = None  # [K · C said, C true], until the counts change
+        self._log_p: Tensor | None = None  # [K · C asserted, C true], until the counts change
+        self._last: tuple[Rows, Tensor, Tensor] | None = None  # what `update` and `weights` both ask of the same rows
 
     def weights(self, rows: Rows) -> Tensor:
-        posterior = self.posterior(rows)
+        posterior, asserts = self._believe(rows)
         believed = (rows.targets * posterior[:, None]).sum(-1)
-        asserts = rows.targets.sum(-1) > 0
         return torch.where(asserts, believed, self.start.to(believed)) * rows.mask
 
     def posterior(self, rows: Rows) -> Tensor:
-        """π, `[N, C]`: what advice and sources together say about the class of each row."""
+        """π, `[N, C]`: the class of each row, by class gradient and sources together."""
+        return self._believe(rows)[0]
+
+    def _believe(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """π `[N, C]`, and which sources assert a class, bool `[N, K]`."""
+        if self._last is not None and self._last[0] is rows:
+            return self._last[1:]
         if self._log_p is None:
             self._log_p = self.confusion().log().transpose(1, 2).flatten(0, 1)
         log_posterior = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
-        speaking = (rows.targets.sum(-1) > 0).sum(-1, keepdim=True).clamp_min(1)
-        return (rows.class_gradient + log_posterior * speaking**-0.5).softmax(-1)
+        asserts = rows.targets.sum(-1) > 0
+        tempered = log_posterior * asserts.sum(-1, keepdim=True).clamp_min(1) ** -0.5
+        self._last = rows, (rows.class_gradient + tempered).softmax(-1), asserts
+        return self._last[1:]
 
     def confusion(self) -> Tensor:
-        """P_k(s | c), `[K, C true, C said]`: what was counted, shrunk towards the source's overall rate.
+        """P_k(s | c), `[K, C true, C asserted]`: what was counted, shrunk towards the source's overall rate.
 
         The prior is never forgotten, so no class can be talked away before the student has learned to see it, and a
         rare class borrows the source's record on the others.
@@ -99,7 +109,7 @@ class Trust(Mixing):
     def commit(self) -> None:
         if not self._pending:
             return  # nothing was seen, nothing is forgotten
-        self._pending, self._log_p = False, None
+        self._pending, self._log_p, self._last = False, None, None
         self.counts.mul_(self.forgetting).add_(self._new)
         self._new.zero_()
 
@@ -108,4 +118,4 @@ class Trust(Mixing):
 
     def load_state(self, state: Tensors) -> None:
         super().load_state(state)
-        self._log_p = None
+        self._log_p = self._last = None

@@ -1,6 +1,6 @@
 """Before training: teachers become columns, and a teacher's layers a student.
 
-`teach` reads teachers once and keeps what they say in files named by all it depends on; the trainer reads columns
+`teach` reads teachers once and keeps their logits in files named by all it depends on; the trainer reads columns
 (`Distillation("teacher_logits")`) and never runs a teacher.
 
 ========================  ==========================================================

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from amal_hf._files import check_output, replaced_folder, write_json
+from amal_hf._progress import name_bars
 from amal_hf.config import AMALConfig
 from amal_hf.losses import CrossEntropy
 from amal_hf.models import TeachConfig, Teacher, teach_splits
@@ -34,7 +35,7 @@ MACHINE = (
 
 
 def add_teachers(parts: Mapping[str, Dataset], config: Config, args: AMALConfig) -> tuple[dict[str, Dataset], Config]:
-    """What the teachers say of the training and of the clean rows, as columns `NAME_logits` `[C]`.
+    """The training and the clean rows with the teachers' logits, columns `NAME_logits` `[C]`.
 
     Args:
         parts: `train`, with a `label` only where it is a source, `clean` (the clean rows), and any other split.
@@ -131,5 +132,6 @@ def fine_tune(
     )
     losses = {"label": CrossEntropy("labels")}
     trainer = AMALTrainer(model=model, args=settings, losses=losses, train_dataset=rows, processing_class=tokenizer)
+    name_bars(trainer, "Fine-tuning")
     trainer.train()
     return trainer

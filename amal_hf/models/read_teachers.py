@@ -1,4 +1,4 @@
-"""What teachers say, as columns of a data set."""
+"""Teachers' logits as columns of a data set."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def teach(dataset: Dataset, teachers: Sequence[str], config: TeachConfig | None 
 def teach_splits(
     splits: Mapping[str, Dataset], teachers: Sequence[str], config: TeachConfig | None = None
 ) -> DatasetDict:
-    """Every split with what the teachers say of its rows. Read once: a second call takes it from files.
+    """Every split with its teachers' logits `[N, C]`, a column each. Read once: a second call takes it from files.
 
     Raises:
         ValueError: before any text is read, what is wrong with a teacher (other classes, another task, no head, no
@@ -228,8 +228,8 @@ def _texts(rows: Dataset, split: str, config: TeachConfig) -> Dataset:
             )
     if all(asked):
         return texts
-    silent = {c: [t if ask else None for t, ask in zip(texts[c], asked, strict=True)] for c in config.text_columns}
-    return Dataset.from_dict(silent, features=texts.features)
+    blanked = {c: [t if ask else None for t, ask in zip(texts[c], asked, strict=True)] for c in config.text_columns}
+    return Dataset.from_dict(blanked, features=texts.features)
 
 
 def _free_columns(rows: Dataset, split: str, name: str, config: TeachConfig) -> None:

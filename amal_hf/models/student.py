@@ -91,7 +91,7 @@ def load_student(
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
     try:
-        with _silent_loading():
+        with _quiet_loading():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 num_labels=len(classes),
@@ -110,15 +110,17 @@ def load_student(
 
 
 @contextlib.contextmanager
-def _silent_loading() -> Iterator[None]:
+def _quiet_loading() -> Iterator[None]:
     """Without the report of weights: layers are cut and heads are new on purpose, and what is not is checked."""
-    told = logging.getLogger("transformers.modeling_utils")
-    before = told.level
-    told.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
+    before = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        told.setLevel(before)
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
 
 
 def _check_loaded(name: str, model: PreTrainedModel, found: Mapping[str, Any]) -> None:
@@ -220,19 +222,25 @@ def _check_student(config: ModelConfig, teachers: Sequence[Teacher]) -> str:
 
 def _copied(config: ModelConfig) -> Mapping[str, Any] | None:
     """`student` where it says how a teacher is copied; None where it is a name, or nothing."""
-    said: Any = config.student
-    if isinstance(said, str) and said.startswith("{"):  # a flag
+    given: Any = config.student
+    if isinstance(given, str) and given.startswith("{"):  # a flag
         with contextlib.suppress(yaml.YAMLError):
-            said = yaml.safe_load(said)
-    if isinstance(said, str) or said is None:
+            given = yaml.safe_load(given)
+    if isinstance(given, str) or given is None:
         return None
-    layers = said.get("layers") if isinstance(said, Mapping) else None
+    layers = given.get("layers") if isinstance(given, Mapping) else None
     numbers = layers is None or (isinstance(layers, list) and all(type(each) is int for each in layers))
-    if not isinstance(said, Mapping) or said.get("from") != "teacher" or set(said) - {"from", "layers"} or not numbers:
+    if (
+        not isinstance(given, Mapping)
+        or given.get("from") != "teacher"
+        or set(given) - {"from", "layers"}
+        or not numbers
+    ):
         raise ValueError(
-            f"`student`: expected a model's name, or {{from: teacher, layers: [0, 2, 4]}}, found {said!r}. Write it so."
+            f"`student`: expected a model's name, or {{from: teacher, layers: [0, 2, 4]}}, found {given!r}. Write it "
+            "so."
         )
-    return said
+    return given
 
 
 def _no_model(name: str, error: OSError) -> FileNotFoundError:

@@ -76,8 +76,8 @@ def text_hash(texts: Dataset) -> str:
     digest = xxhash.xxh3_128()
     for name in texts.column_names:
         for batch in texts.select_columns([name]).iter(4096):
-            said = [None if text is None else str(text) for text in batch[name]]
-            digest.update(json.dumps(said).encode())
+            strings = [None if text is None else str(text) for text in batch[name]]
+            digest.update(json.dumps(strings).encode())
         digest.update(b"\0")
     return digest.hexdigest()
 
@@ -179,11 +179,11 @@ class TeacherCache:
         """The columns, from the file."""
         return Dataset.from_file(str(self.file))
 
-    def fill(self, model: nn.Module, tokenizer: Any, batch_size: int, state: PartialState, told: str) -> None:
+    def fill(self, model: nn.Module, tokenizer: Any, batch_size: int, state: PartialState, title: str) -> None:
         """Read the teacher on every text that no file has yet; every process its shards, the first joins them.
 
         Args:
-            told: what is read, for the progress bar.
+            title: what is read, for the progress bar.
 
         Raises:
             ValueError: a row whose logits are no finite numbers.
@@ -193,15 +193,15 @@ class TeacherCache:
         read = Reader(model, tokenizer, self.reading)
         with state.main_process_first():
             numbered = self.texts.add_column(ROW, np.arange(len(self.texts)))
-            tokens = self._map(numbered, read.tokens, "tokens", read.token_features, 1000, f"{told}: tokens")
+            tokens = self._map(numbered, read.tokens, "tokens", read.token_features, 1000, f"{title}: tokens")
         longest_first = np.argsort(-np.asarray(tokens[LENGTH][:]), kind="stable")
         count = min(MOST_SHARDS, -(-len(tokens) // SHARD_ROWS))
         parts = np.array_split(longest_first, count)
         for i in range(state.process_index, count, state.num_processes):
-            self._read(tokens, read, parts, i, batch_size, told)
+            self._read(tokens, read, parts, i, batch_size, title)
         state.wait_for_everyone()
         if state.is_main_process:
-            read_all = [self._read(tokens, read, parts, i, batch_size, told) for i in range(count)]
+            read_all = [self._read(tokens, read, parts, i, batch_size, title) for i in range(count)]
             joined = concatenate_datasets(read_all).select(np.argsort(longest_first))
             joined.flatten_indices(cache_file_name=str(self.file), new_fingerprint=self.fingerprint)
             for name in ["tokens", *(f"read-{i}-of-{count}" for i in range(count))]:
@@ -210,11 +210,13 @@ class TeacherCache:
                 self.shards.rmdir()
         state.wait_for_everyone()
 
-    def _read(self, tokens: Dataset, read: Reader, parts: Sequence[Any], i: int, batch_size: int, told: str) -> Dataset:
+    def _read(
+        self, tokens: Dataset, read: Reader, parts: Sequence[Any], i: int, batch_size: int, title: str
+    ) -> Dataset:
         rows, name = tokens.select(parts[i]), f"read-{i}-of-{len(parts)}"
-        return self._map(rows, read.outputs, name, read.features, batch_size, f"{told}: part {i + 1} of {len(parts)}")
+        return self._map(rows, read.outputs, name, read.features, batch_size, f"{title}: part {i + 1} of {len(parts)}")
 
-    def _map(self, rows: Dataset, function: Rows, name: str, features: Features, size: int, told: str) -> Dataset:
+    def _map(self, rows: Dataset, function: Rows, name: str, features: Features, size: int, title: str) -> Dataset:
         """`datasets.map` into a file of this cache; it is read where it is there already."""
         self.shards.mkdir(parents=True, exist_ok=True)
         return rows.map(
@@ -226,5 +228,5 @@ class TeacherCache:
             cache_file_name=str(self.shards / f"{name}.arrow"),
             load_from_cache_file=True,
             new_fingerprint=f"{self.fingerprint}-{name}",
-            desc=told,
+            desc=title,
         )

@@ -135,7 +135,7 @@ def right_and_wrong(run: Run) -> Markup | None:
 
 
 def _two_histograms(ax: Axes, run: Run, column: str, names: tuple[str, str]) -> None:
-    """The primary's λ where it says what `column` says, and where it does not: shares of rows per bin."""
+    """The primary's λ where it asserts what `column` holds, and where it does not: shares of rows per bin."""
     primary = _primary(run)
     low, high = limits(run.weights)
     edges = np.linspace(low, high, 31)
@@ -172,7 +172,7 @@ def _padded(ends: tuple[float, float]) -> tuple[float, float]:
 
 
 def _series(run: Run, group: Group, kind: str) -> np.ndarray | None:
-    """One line `[S]` for a group: its members' lines, weighed by how many rows they speak about."""
+    """One line `[S]` for a group: its members' lines, weighed by how many rows they cover."""
     whole = run.history.get(kind, {}).get(group.name)
     if whole is not None and run.history.get("step"):
         return np.array(whole, dtype=float)  # the run logged the group as one

@@ -59,7 +59,7 @@ class FunctionTrust:
     most: np.ndarray
 
     @property
-    def said(self) -> list[int]:
+    def asserted(self) -> list[int]:
         """The classes it votes for."""
         return np.flatnonzero(self.votes_by_class).tolist()
 

@@ -166,8 +166,8 @@ def _row(run: Run, i: int) -> dict[str, Any]:
 
 def _disagreement(run: Run, i: int) -> dict[str, Any]:
     """One row on which teacher and label disagree, as the page shows it."""
-    told = disagreement(run, i)
-    return {**told, "text": _shortened(told["text"]), "truth": told.get("true_label")}
+    case = disagreement(run, i)
+    return {**case, "text": _shortened(case["text"]), "truth": case.get("true_label")}
 
 
 def _shortened(text: Any) -> str:
@@ -214,5 +214,5 @@ def duration(seconds: Any) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts: Iterable[tuple[int, str]] = ((hours, "h"), (minutes, "min"), (rest, "s"))
-    said = [f"{value} {unit}" for value, unit in parts if value]
-    return " ".join(said[:2]) or f"{seconds:.1f} s"
+    words = [f"{value} {unit}" for value, unit in parts if value]
+    return " ".join(words[:2]) or f"{seconds:.1f} s"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, load_from_disk
 
 from amal_hf import _checks
-from amal_hf.run_folder.read import NAMED, NONE, check_described, classes_of, json_object, opinions, read_rows
+from amal_hf.run_folder.read import NAMED, NONE, answers_of, check_described, classes_of, json_object, read_rows
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Run:
         history, metrics: `history.json` and `metrics.json`; empty if absent.
         rows: the saved training rows, N of them; texts are read from here, a few at a time.
         weights: λ, `[N, K]`; NaN where the mask is False.
-        mask: True where the source says something about the row, `[N, K]`.
-        said: the class each source asserts, `[N, K]`; -1 where it names none.
+        mask: True where the source covers the row, `[N, K]`.
+        asserted: the class each source asserts, `[N, K]`; -1 where it names none.
         votes: one class per labeling function, `[N, M]`; -1 abstains.
-        asserts: source -> the column that holds what it says, `votes/j` for the j-th labeling function, `teachers/j`
+        asserts: source -> the column that holds what it asserts, `votes/j` for the j-th labeling function, `teachers/j`
             for the j-th teacher.
         teachers, teachers_confidence: the class that each teacher names, and its probability, `[N, T]`; -1 abstains.
         clean: `label` `[M]`, `teachers` and `teachers_confidence` `[M, T]` of the clean rows; empty if absent.
@@ -41,7 +41,7 @@ class Run:
     rows: Dataset
     weights: np.ndarray
     mask: np.ndarray
-    said: np.ndarray
+    asserted: np.ndarray
     votes: np.ndarray
     teachers: np.ndarray
     teachers_confidence: np.ndarray
@@ -98,7 +98,7 @@ def read_run(run_dir: str | Path) -> Run:
         rows=rows,
         weights=np.where(mask, read["weights"], np.nan),
         mask=mask,
-        said=np.where(mask, _said(about["sources"], asserts, places, len(rows)), NONE),
+        asserted=np.where(mask, _asserted(about["sources"], asserts, places, len(rows)), NONE),
         votes=read["votes"],
         teachers=read["teachers"],
         teachers_confidence=read["teachers_confidence"],
@@ -110,7 +110,7 @@ def read_run(run_dir: str | Path) -> Run:
 
 
 def _clean(path: Path, width: int, classes: int) -> dict[str, np.ndarray]:
-    """What the teachers say of the clean rows; nothing where it was not kept, or of another number of teachers."""
+    """The teachers' classes on the clean rows; nothing where they were not kept, or of another number of teachers."""
     if not path.is_dir() or not width:
         return {}
     try:
@@ -120,8 +120,8 @@ def _clean(path: Path, width: int, classes: int) -> dict[str, np.ndarray]:
             f"`clean`: expected a folder written by `Dataset.save_to_disk`, found {str(path)!r} "
             f"({_checks.raised(error)}). Save it again, or remove it."
         ) from error
-    heard = opinions(table, classes)
-    return {"label": classes_of(table, "label", classes), **heard} if heard["teachers"].shape[1] == width else {}
+    answers = answers_of(table, classes)
+    return {"label": classes_of(table, "label", classes), **answers} if answers["teachers"].shape[1] == width else {}
 
 
 def _check_history(history: dict[str, Any]) -> dict[str, Any]:
@@ -133,11 +133,11 @@ def _check_history(history: dict[str, Any]) -> dict[str, Any]:
             {(kind, s): line for s, line in of_kind.items()} if isinstance(of_kind, dict) else {(kind, ""): of_kind}
         )
     for (kind, source), line in lines.items():
-        told = f"{kind!r}{f' of {source!r}' * bool(source)}"
+        which = f"{kind!r}{f' of {source!r}' * bool(source)}"
         if not isinstance(line, list) or not all(map(_is_number, line)) or not (source or kind == "step"):
-            raise ValueError(f"`history.json`: expected numbers in {told}, found {str(line)[:60]!r}. Write it again.")
+            raise ValueError(f"`history.json`: expected numbers in {which}, found {str(line)[:60]!r}. Write it again.")
         if len(line) != len(steps):
-            raise ValueError(f"`history.json`: expected {len(steps)} in {told}, found {len(line)}. Write it again.")
+            raise ValueError(f"`history.json`: expected {len(steps)} in {which}, found {len(line)}. Write it again.")
     return history
 
 
@@ -168,12 +168,12 @@ def _places(read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return places
 
 
-def _said(
+def _asserted(
     sources: Sequence[str], asserts: Mapping[str, str | None], places: Mapping[str, np.ndarray], rows: int
 ) -> np.ndarray:
     """The class each source asserts, `[N, K]`, before the mask."""
-    silent = np.full(rows, NONE)
-    return np.stack([places.get(asserts.get(name) or "", silent) for name in sources], axis=1)
+    abstains = np.full(rows, NONE)
+    return np.stack([places.get(asserts.get(name) or "", abstains) for name in sources], axis=1)
 
 
 def _usual(sources: Sequence[str], primary: str | None, width: int) -> dict[str, str | None]:

@@ -25,10 +25,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Trust:
-    """How far a group was trusted. Shares and means are over the entries where it speaks; NaN if none.
+    """How far a group was trusted. Shares and means are over the entries that it covers; NaN if none.
 
     Args:
-        coverage: share of the entries `[N, len(members)]` where it says something.
+        coverage: share of the entries `[N, len(members)]` that it covers.
         mean: mean λ there.
         with_student, with_majority: share of its assertions that agree.
         agreeing, disagreeing: mean λ where it agrees with the majority, and where it does not.
@@ -54,7 +54,7 @@ class Classes:
     of_row: np.ndarray
     basis: str
     shown: list[int]
-    left_out: int
+    not_shown: int
 
     @classmethod
     def of(cls, run: Run) -> Classes:
@@ -89,17 +89,17 @@ def groups_of(sources: list[str], primary: int = 0) -> list[Group]:
 def trust(run: Run, group: Group, classes: Classes) -> Trust:
     """Pool the entries `[N, len(members)]` of a group."""
     columns = list(group.members)
-    weights, mask, said = run.weights[:, columns], run.mask[:, columns], run.said[:, columns]
+    weights, mask, asserted = run.weights[:, columns], run.mask[:, columns], run.asserted[:, columns]
     same, both = agreement(run, group, "majority")
     return Trust(
         group=group,
         coverage=float(mask.mean()),
         mean=mean(weights[mask]),
-        with_student=_share(said, run.columns["student"]),
-        with_majority=_share(said, run.columns["majority"]),
+        with_student=_share(asserted, run.columns["student"]),
+        with_majority=_share(asserted, run.columns["majority"]),
         agreeing=mean(weights[both & same]),
         disagreeing=mean(weights[both & ~same]),
-        accuracy=_share(said, run.columns["true_label"]),
+        accuracy=_share(asserted, run.columns["true_label"]),
         by_class=[
             mean(w[m]) for c in classes.shown for w, m in [(weights[classes.of_row == c], mask[classes.of_row == c])]
         ],
@@ -107,9 +107,9 @@ def trust(run: Run, group: Group, classes: Classes) -> Trust:
 
 
 def agreement(run: Run, group: Group, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the group says what `column` says, and where both say something: two bools `[N, len(members)]`."""
-    said, other = run.said[:, list(group.members)], run.columns[column][:, None]
-    return said == other, (said != NONE) & (other != NONE)
+    """Where the group asserts what `column` holds, and where both name a class: two bools `[N, len(members)]`."""
+    asserted, other = run.asserted[:, list(group.members)], run.columns[column][:, None]
+    return asserted == other, (asserted != NONE) & (other != NONE)
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:
@@ -133,22 +133,22 @@ def limits(weights: np.ndarray) -> tuple[float, float]:
 
 
 def least_trusted(run: Run, count: int = 50) -> np.ndarray:
-    """Positions of the rows where the primary source speaks, least λ first."""
+    """Positions of the rows that the primary source covers, least λ first."""
     weight = run.weights[:, run.primary]
-    spoken = np.flatnonzero(run.mask[:, run.primary])
-    return spoken[np.argsort(weight[spoken], kind="stable")][:count]
+    covered = np.flatnonzero(run.mask[:, run.primary])
+    return covered[np.argsort(weight[covered], kind="stable")][:count]
 
 
 def findings(run: Run, trusts: list[Trust], classes: Classes) -> list[tuple[str, str]]:
     """The page in four lines: a number, and what it is. `trusts`: one per source, `[K]`."""
-    spoken = [each for each in trusts if np.isfinite(each.mean)]
-    if not spoken:
+    covered = [each for each in trusts if np.isfinite(each.mean)]
+    if not covered:
         return []
-    best, worst = max(spoken, key=lambda t: t.mean), min(spoken, key=lambda t: t.mean)
+    best, worst = max(covered, key=lambda t: t.mean), min(covered, key=lambda t: t.mean)
     found = [(f"{best.mean:.2f}", f"mean λ of “{best.group.name}”, the most trusted source")]
     if worst is not best:
         where = "every row" if worst.coverage == 1 else f"{100 * worst.coverage:.0f} % of rows"
-        found.append((f"{worst.mean:.2f}", f"mean λ of “{worst.group.name}”, the least trusted; it speaks on {where}"))
+        found.append((f"{worst.mean:.2f}", f"mean λ of “{worst.group.name}”, the least trusted; it covers {where}"))
     primary = trusts[run.primary]
     name = primary.group.name
     if np.isfinite([primary.agreeing, primary.disagreeing]).all():
@@ -170,11 +170,11 @@ def mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def _share(said: np.ndarray, other: np.ndarray) -> float:
-    both = (said != NONE) & (other[:, None] != NONE)
-    return mean((said == other[:, None])[both])
+def _share(asserted: np.ndarray, other: np.ndarray) -> float:
+    both = (asserted != NONE) & (other[:, None] != NONE)
+    return mean((asserted == other[:, None])[both])
 
 
-def disagreeing(opinions: Iterable[int]) -> bool:
+def disagreeing(classes_named: Iterable[int]) -> bool:
     """Whether the classes named (-1 is none) are more than one."""
-    return len({c for c in opinions if c != NONE}) > 1
+    return len({c for c in classes_named if c != NONE}) > 1

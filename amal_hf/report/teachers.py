@@ -62,7 +62,7 @@ def judge_teachers(run: Run) -> list[TeacherTrust]:
 
 
 def _judge(run: Run, name: str, source: int, column: int) -> Iterator[TeacherTrust]:
-    said, sure = run.teachers[:, column], run.teachers_confidence[:, column]
+    named_classes, sure = run.teachers[:, column], run.teachers_confidence[:, column]
     clean = run.clean["teachers"][:, column] if run.clean else np.empty(0, int)
     clean_sure = run.clean["teachers_confidence"][:, column] if run.clean else np.empty(0)
     right = clean == run.clean["label"] if run.clean else np.empty(0, bool)
@@ -82,16 +82,16 @@ def _judge(run: Run, name: str, source: int, column: int) -> Iterator[TeacherTru
             clean_high=high,
         )
 
-    yield line("overall", "", said != NONE, clean != NONE)
+    yield line("overall", "", named_classes != NONE, clean != NONE)
     for c, named in enumerate(run.classes):
-        if (said == c).any() or (clean == c).any():
-            yield line("says", named, said == c, clean == c)
-    if not (said != NONE).any():
+        if (named_classes == c).any() or (clean == c).any():
+            yield line("says", named, named_classes == c, clean == c)
+    if not (named_classes != NONE).any():
         return
-    ends = np.quantile(sure[said != NONE], np.linspace(0, 1, BINS + 1))
+    ends = np.quantile(sure[named_classes != NONE], np.linspace(0, 1, BINS + 1))
     part, clean_part = (np.searchsorted(ends[1:-1], values, "right") for values in (sure, clean_sure))
     for i in range(BINS):
-        rows, tried = (said != NONE) & (part == i), (clean != NONE) & (clean_part == i)
+        rows, tried = (named_classes != NONE) & (part == i), (clean != NONE) & (clean_part == i)
         if rows.any() or tried.any():  # a teacher that is always as sure has no four parts
             yield line("confidence", f"{ends[i]:.3f} to {ends[i + 1]:.3f}", rows, tried)
 
@@ -107,10 +107,10 @@ def disagreements(run: Run) -> np.ndarray:
 
 
 def disagreement(run: Run, i: int) -> dict[str, Any]:
-    """One such row: what label and teachers say, whom the student was told to believe most, and what it made of it."""
+    """One such row: label, teachers' classes, the most trusted source, and the student's class."""
     row, weights = run.rows[i], run.weights[i]
-    spoken = {name: round(float(w), 4) for name, w in zip(run.sources, weights, strict=True) if np.isfinite(w)}
-    told = {
+    trusts = {name: round(float(w), 4) for name, w in zip(run.sources, weights, strict=True) if np.isfinite(w)}
+    entry = {
         "row_id": row["row_id"],
         "text": row["text"],
         "label": run.class_name(int(run.columns["label"][i])),
@@ -122,13 +122,13 @@ def disagreement(run: Run, i: int) -> dict[str, Any]:
             for name, (_, column) in teachers_of(run).items()
             if run.teachers[i, column] != NONE
         },
-        "weights": spoken,
-        "believed": max(spoken, key=lambda name: spoken[name]) if spoken else None,
+        "weights": trusts,
+        "believed": max(trusts, key=lambda name: trusts[name]) if trusts else None,
         "student": run.class_name(int(run.columns["student"][i])),
         "student_confidence": row.get("student_confidence"),
     }
     truth = run.class_name(int(run.columns["true_label"][i]))
-    return told if truth is None else {**told, "true_label": truth}
+    return entry if truth is None else {**entry, "true_label": truth}
 
 
 def write_teacher_table(run_dir: str | Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The corrected corpus: what is made of every training row after a run."""
+"""The corrected corpus: every training row with its corrected label, after a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from amal_hf._files import check_output, replaced_folder
 from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.columns import label_column
-from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_gold
+from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_clean_rows
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
 from amal_hf.run_folder.read import read_rows
@@ -24,15 +24,15 @@ PARQUET, CSV = "corpus.parquet", "corpus.csv"
 
 
 def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch.Tensor | None) -> torch.Tensor:
-    r"""The corrected label of every row, `[N, C]`: what was known of it, and what the student makes of it.
+    r"""The corrected label of every row, `[N, C]`: the posterior before training and the student's probabilities.
 
-    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without evidence}\quad
+    $$\pi_i \propto \pi^0_i{}^{1/2}\, p_i{}^{1/2}, \quad\text{without it}\quad
       \pi_i \propto \Big(\sum_k \lambda_{ik} q_{ik}\Big)^{1/2} p_i^{1/2}$$
 
     Args:
         claimed: Σ_k λ_ik q_ik, `[N, C]`.
         student: its probabilities p, `[N, C]`.
-        evidence: log π⁰ `[N, C]`, where the run had it.
+        log_posterior: log π⁰ `[N, C]`, where the run had it.
     """
     total = claimed.sum(1, keepdim=True)
     even = torch.full_like(claimed, 1 / claimed.shape[1])
@@ -41,28 +41,28 @@ def corrected(claimed: torch.Tensor, student: torch.Tensor, log_posterior: torch
 
 
 def annotate_rows(trainer: Any) -> Dataset:
-    """Every training row with what was said about it, by whom, how far each was trusted, and what is made of it.
+    """Every training row with what each source asserts, its weight, and the corrected label `[C]`.
 
     Args:
         trainer: after training.
     """
-    rows = tokens = without_gold(trainer.train_dataset)
+    rows = tokens = without_clean_rows(trainer.train_dataset)
     probs = _probabilities(trainer, tokens)
-    mask, target = _said(trainer, tokens, probs.shape[-1])
+    mask, target = _asserted(trainer, tokens, probs.shape[-1])
     weights = trainer.weigher.history.last_weights()[: len(rows)].float()
     mask &= ~weights.isnan()  # a row that no batch held (max_steps) has no weight to show
     shown = [
         rows[c] for c in trainer.args.text_columns if c in rows.column_names
     ]  # none beside tokens: no text is kept
     text = [" ".join(map(str, row)) for row in zip(*shown, strict=True)] if shown else [""] * len(rows)
-    heard = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
+    of_teachers = target[:, trainer.stack.positions(lambda loss: isinstance(loss, Distillation))]
     columns: dict[str, Any] = {
         ROW_ID: trainer.weigher.positions.ids[: len(rows)].tolist(),
         "text": text,
         "label": [-1] * len(rows),
         "majority": _argmax(target.sum(1)),
         "votes": [[] for _ in text],
-        "teacher": _argmax(heard.sum(1)),
+        "teacher": _argmax(of_teachers.sum(1)),
         "student": probs.argmax(-1).tolist(),
         "student_confidence": probs.amax(-1).tolist(),
         "weights": torch.nan_to_num(weights).tolist(),
@@ -76,7 +76,7 @@ def annotate_rows(trainer: Any) -> Dataset:
             columns["probe"] = _argmax(block[:, 0])
         elif isinstance(loss, LabelingFunctions):
             columns["votes"] = torch.where(block.sum(-1) > 0, block.argmax(-1), -1).tolist()
-    columns |= _opinions(heard)
+    columns |= _named_by_teachers(of_teachers)
     there = LOG_POSTERIOR in rows.column_names
     known = torch.as_tensor(np.asarray(rows[LOG_POSTERIOR][:])) if there else None
     claimed = torch.einsum("nk,nkc->nc", torch.nan_to_num(weights), target)
@@ -87,7 +87,7 @@ def annotate_rows(trainer: Any) -> Dataset:
 
 
 def clean_predictions(trainer: Any, classes: int) -> Dataset | None:
-    """What the teachers say of the clean rows, as of the training rows, beside their `label`; None without teachers.
+    """The teachers' classes on the clean rows beside their `label`; None without teachers.
 
     Args:
         trainer: its clean rows have the teachers' columns `[C]` where they were asked.
@@ -97,23 +97,25 @@ def clean_predictions(trainer: Any, classes: int) -> Dataset | None:
     losses = [loss for loss in trainer.stack.losses.values() if isinstance(loss, Distillation)]
     if not losses:
         return None
-    silent = torch.zeros(len(clean), classes)
-    heard = []
+    nothing = torch.zeros(len(clean), classes)
+    of_teachers = []
     for loss in losses:
         there = {*loss.columns} <= {*clean.column_names}
         rows = clean.select_columns([*loss.columns]) if there else None
         batch = trainer.data_collator.sources([*rows]) if rows is not None else {}
         target = loss.target(batch, classes) if batch else None
-        heard.append(silent if target is None else target.float())
-    return Dataset.from_dict({"label": clean[label_column(clean)][:], **_opinions(torch.stack(heard, 1))})
+        of_teachers.append(nothing if target is None else target.float())
+    return Dataset.from_dict(
+        {"label": clean[label_column(clean)][:], **_named_by_teachers(torch.stack(of_teachers, 1))}
+    )
 
 
-def _opinions(heard: torch.Tensor) -> dict[str, Any]:
-    """The class that each teacher names, -1 none, and how sure it is, from what it says, `[N, T, C]`."""
-    if not heard.shape[1]:
+def _named_by_teachers(of_teachers: torch.Tensor) -> dict[str, Any]:
+    """The class that each teacher names, -1 none, and how sure it is, from its distribution, `[N, T, C]`."""
+    if not of_teachers.shape[1]:
         return {}
-    spoken = torch.where(heard.sum(-1) > 0, heard.argmax(-1), -1)
-    return {"teachers": spoken.tolist(), "teachers_confidence": heard.amax(-1).tolist()}
+    covered = torch.where(of_teachers.sum(-1) > 0, of_teachers.argmax(-1), -1)
+    return {"teachers": covered.tolist(), "teachers_confidence": of_teachers.amax(-1).tolist()}
 
 
 def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
@@ -126,12 +128,12 @@ def _probabilities(trainer: Any, rows: Dataset) -> torch.Tensor:
     return torch.as_tensor(predicted[0] if isinstance(predicted, tuple) else predicted).softmax(-1)
 
 
-def _said(trainer: Any, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each source speaks, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
+def _asserted(trainer: Any, rows: Dataset, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each source covers a row, `[N, K]`, and the classes it asserts there, `[N, K, C]`."""
     keep = [c for c in rows.column_names if c in {*trainer.stack.columns, "label", ROW_ID}]
     loader = DataLoader(rows.select_columns(keep), 1024, collate_fn=trainer.data_collator.sources)
-    said = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]
-    masks, targets = zip(*said, strict=True)
+    entries = [(trainer.stack.mask(batch), trainer.stack.targets(batch, num_classes)) for batch in loader]
+    masks, targets = zip(*entries, strict=True)
     return torch.cat(masks), torch.cat(targets)
 
 
@@ -152,8 +154,8 @@ def count_clean(clean: Dataset, losses: Mapping[str, Loss], names: Mapping[str, 
         if isinstance(loss, LabelingFunctions) and loss.column in clean.column_names:
             rows, votes = cast_votes(clean, loss.column)
             right = votes == np.asarray(clean[label_column(clean)][:])[rows, None]
-            for source, said, hit in zip(names[name], votes.T, right.T, strict=True):
-                counts[source] = {"votes": int((said != ABSTAIN).sum()), "right": int(hit.sum())}
+            for source, entries, hit in zip(names[name], votes.T, right.T, strict=True):
+                counts[source] = {"votes": int((entries != ABSTAIN).sum()), "right": int(hit.sum())}
     return counts
 
 
@@ -197,18 +199,22 @@ def list_suspects(corpus: Dataset) -> Dataset:
 def corpus_as_text(corpus: Dataset) -> Dataset:
     """A corrected corpus with names in place of class indices, for a spreadsheet; without `probabilities`."""
     rows = corpus.remove_columns(["probabilities"]).flatten()
+    if "votes" in rows.column_names:
+        classes = corpus.features["label"].names
+        votes = ["; ".join(classes[v] if v >= 0 else "-" for v in row) for row in rows["votes"][:]]
+        rows = rows.remove_columns(["votes"]).add_column("votes", votes)
     named = {c: f.names for c, f in rows.features.items() if isinstance(f, ClassLabel)}
     for column, names in named.items():
-        said = [None if y is None else names[y] for y in rows[column]]
-        rows = rows.remove_columns([column]).add_column(column, said)
+        entries = [None if y is None else names[y] for y in rows[column]]
+        rows = rows.remove_columns([column]).add_column(column, entries)
     return rows
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
-    """The denoised corpus of a run, saved as a data set and as Parquet.
+    """The corrected corpus of a run, saved as a data set and as Parquet.
 
     Columns: `row_id`, `text`, `label` (the corrected class), `confidence` (its probability), `probabilities` `[C]`,
-    `trust` (source -> λ, null where it says nothing), and whatever of `votes`, `label_before`, `teacher`, `true_label`
+    `trust` (source -> λ, null where it abstains), and whatever of `votes`, `label_before`, `teacher`, `true_label`
     the run had. Rows are in the order of the training rows.
 
     Args:
@@ -220,7 +226,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
     Raises:
         FileNotFoundError: no run in that folder.
-        ValueError: a run of an earlier version, whose rows hold no corrected label.
+        ValueError: a run of another version.
         OSError: a folder that is not there for it alone.
     """
     run_dir = Path(run_dir)
@@ -246,19 +252,19 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
 
 
 def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> Dataset:
-    """The rows of a run as a corpus; every column has a type, also where nothing was said."""
+    """The rows of a run as a corpus; every column has a type, also where a source abstains throughout."""
     read = rows.with_format("numpy")
     probabilities = np.asarray(read["corrected"][:], dtype=np.float32)
     weights, mask = np.asarray(read["weights"][:], np.float32), np.asarray(read["mask"][:])
-    spoken = [k for k in range(len(sources)) if mask[:, k].any()]
-    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in spoken]
+    covered = [k for k in range(len(sources)) if mask[:, k].any()]
+    trust = [pa.array(weights[:, k], mask=~mask[:, k]) for k in covered]
     table = {
         ROW_ID: np.asarray(read[ROW_ID][:]),
         "text": pa.array(rows["text"][:], pa.string()),
         "label": probabilities.argmax(1),
         "confidence": probabilities.max(1),
         "probabilities": list(probabilities),
-        "trust": pa.StructArray.from_arrays(trust, [sources[k] for k in spoken]),
+        "trust": pa.StructArray.from_arrays(trust, [sources[k] for k in covered]),
     }
     named = ClassLabel(names=list(classes))
     features: dict[str, Any] = {
@@ -267,12 +273,12 @@ def corpus_of(rows: Dataset, sources: Sequence[str], classes: Sequence[str]) -> 
         "label": named,
         "confidence": Value("float32"),
         "probabilities": List(Value("float32")),
-        "trust": {sources[k]: Value("float32") for k in spoken},
+        "trust": {sources[k]: Value("float32") for k in covered},
     }
     if any(len(votes) for votes in rows["votes"][:1]):
         table["votes"], features["votes"] = rows["votes"][:], List(Value("int64"))
     for column, kept in (("label", "label_before"), ("teacher", "teacher"), ("true_label", "true_label")):
-        said = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
-        if (said >= 0).any():
-            table[kept], features[kept] = pa.array(said, pa.int64(), mask=said < 0), named
+        entries = np.asarray(read[column][:]) if column in rows.column_names else np.array([-1])
+        if (entries >= 0).any():
+            table[kept], features[kept] = pa.array(entries, pa.int64(), mask=entries < 0), named
     return Dataset(pa.table(table)).cast(Features(features))

@@ -1,4 +1,4 @@
-"""The rows of a run folder and what is said about them in `run.json`, checked: no reader trusts what it finds there."""
+"""The rows of a run folder and `run.json`, which describes them, checked: no reader trusts what it finds there."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, load_from_disk
 
 from amal_hf import _checks
+from amal_hf.run_folder.format import check_format
 
 NONE = -1
 """Class index of a source (or a student) that names no class on a row."""
@@ -41,6 +42,7 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], Dataset, dict[str, np.ndarr
                 "Pass the folder a finished run wrote."
             )
     about = json_object(folder / "run.json")
+    check_format(about)
     _check_about(about)
     rows = _load(folder / "rows")
     table: pa.Table = rows.with_format("arrow")[:]
@@ -58,7 +60,7 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], Dataset, dict[str, np.ndarr
     if np.isinf(read["weights"]).any():
         raise ValueError("`rows`: expected finite `weights`, found infinity. Write rows/ again.")
     read["votes"] = matrix(table, "votes", NONE, np.int64, classes)
-    read |= opinions(table, classes)
+    read |= answers_of(table, classes)
     if "corrected" in table.column_names:
         read["corrected"] = sure = _of_width(table, "corrected", classes, "class")
         if not ((sure >= 0).all() and np.allclose(sure.sum(1), 1, atol=1e-3)):
@@ -79,21 +81,21 @@ def json_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def opinions(table: pa.Table, classes: int) -> dict[str, np.ndarray]:
-    """What the teachers say of rows, `[N, T]`."""
-    said = matrix(table, "teachers", NONE, np.int64, classes)
+def answers_of(table: pa.Table, classes: int) -> dict[str, np.ndarray]:
+    """The teachers' classes and confidence on rows, `[N, T]`."""
+    named = matrix(table, "teachers", NONE, np.int64, classes)
     sure = matrix(table, "teachers_confidence", 0.0, np.float64)
-    if said.shape != sure.shape:
+    if named.shape != sure.shape:
         raise ValueError(
             f"`rows`: expected as many `teachers_confidence` as `teachers` per row, found {sure.shape[1]} and "
-            f"{said.shape[1]}. Write both from the same run."
+            f"{named.shape[1]}. Write both from the same run."
         )
     if not ((sure >= 0) & (sure <= 1 + 1e-6)).all():
         raise ValueError(
             f"`rows`: expected `teachers_confidence` from 0 to 1, found {sure.min():.3g} to {sure.max():.3g}. Write "
             "rows/ again."
         )
-    return {"teachers": said, "teachers_confidence": sure}
+    return {"teachers": named, "teachers_confidence": sure}
 
 
 def matrix(table: pa.Table, name: str, fill: Any, kind: Any, classes: int | None = None) -> np.ndarray:
@@ -216,6 +218,6 @@ def check_described(about: Mapping[str, Any]) -> None:
             )
 
 
-def _counts(said: Mapping[str, Any]) -> bool:
-    votes, right = said["votes"], said["right"]
+def _counts(found: Mapping[str, Any]) -> bool:
+    votes, right = found["votes"], found["right"]
     return isinstance(votes, int) and isinstance(right, int) and 0 <= right <= votes

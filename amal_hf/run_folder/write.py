@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 
 from amal_hf._files import parts_of_run, write_json, write_tensors
+from amal_hf._progress import no_bars
 from amal_hf.data.columns import weights_dataset
 from amal_hf.denoising import PROBE
 from amal_hf.losses import Distillation, LabelingFunctions, MajorityVote
@@ -24,6 +25,7 @@ from amal_hf.run_folder.corrected import (
     count_clean,
     list_suspects,
 )
+from amal_hf.run_folder.format import FORMAT
 
 
 def save_run(trainer: Any, test_dataset: Dataset | None) -> dict[str, dict[str, float]]:
@@ -38,17 +40,28 @@ def save_run(trainer: Any, test_dataset: Dataset | None) -> dict[str, dict[str, 
 
 
 def write_run(
-    trainer: Any, parts: Mapping[str, Dataset], seconds: float, command: str = "train"
-) -> dict[str, dict[str, float]]:
+    trainer: Any,
+    parts: Mapping[str, Dataset],
+    seconds: float,
+    command: str = "train",
+    baseline: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Model, tokenizer, weights, metrics, card and what the report reads, in `args.output_dir`: all of it, or nothing.
 
+    Args:
+        baseline: what `metrics.json` says of a plain baseline, where one was measured.
+
     Returns:
-        the metrics of the selection rows and of the test rows, where there are any.
+        the metrics of the selection rows and of the test rows, where there are any; and "baseline".
     """
-    metrics = {name: _plain(trainer.predict(parts[name]).metrics) for name in ("selection", "test") if name in parts}
+    metrics: dict[str, Any] = {
+        name: _measured(trainer.predict(parts[name])) for name in ("selection", "test") if name in parts
+    }
+    metrics |= {"baseline": dict(baseline)} if baseline else {}
     explained = annotate_rows(trainer)  # every process predicts its share
     name, leads = Path(trainer.args.output_dir).name, trainer.is_world_process_zero()
-    with parts_of_run(trainer.args.output_dir, command, leads, trainer.accelerator.wait_for_everyone) as run_dir:
+    ready = parts_of_run(trainer.args.output_dir, command, leads, trainer.accelerator.wait_for_everyone)
+    with no_bars(), ready as run_dir:
         trainer.save_model(str(run_dir), _internal_call=True)
         if leads:
             _write_parts(trainer, parts, explained, metrics, seconds, run_dir)
@@ -79,16 +92,24 @@ def _write_parts(
     explained.save_to_disk(run_dir / "rows")
     corpus = corpus_of(explained, trainer.stack.names, class_names(trainer))
     list_suspects(corpus).to_csv(run_dir / "suspects.csv")
-    if (opinions := clean_predictions(trainer, trainer.model.config.num_labels)) is not None:
-        opinions.save_to_disk(run_dir / "clean")
+    if (of_teachers := clean_predictions(trainer, trainer.model.config.num_labels)) is not None:
+        of_teachers.save_to_disk(run_dir / "clean")
     write_json(run_dir / "run.json", _describe(trainer, parts, seconds))
     write_trust_table(run_dir)
     write_teacher_table(run_dir)
 
 
-def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
-    keep = ("accuracy", "macro_f1", "ece", "loss", "rows")
+def scores_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of `Trainer.predict` that a run keeps: accuracy, macro-F1, ECE, loss in nats."""
+    keep = ("accuracy", "macro_f1", "ece", "loss")
     return {k.removeprefix("test_"): v for k, v in metrics.items() if k.removeprefix("test_") in keep}
+
+
+def _measured(predicted: Any) -> dict[str, float]:
+    """The scores of a split, its number of rows, and how many classes the student names on them."""
+    logits = predicted.predictions[0] if isinstance(predicted.predictions, tuple) else predicted.predictions
+    named = {"classes_named": len({*logits.argmax(-1).tolist()})} if logits.ndim == 2 else {}
+    return {**scores_of(predicted.metrics), "rows": len(logits), **named}
 
 
 def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dict[str, Any]:
@@ -110,6 +131,7 @@ def _describe(trainer: Any, parts: Mapping[str, Dataset], seconds: float) -> dic
                 asserts[source] = columns.get(loss.columns)
     packages = ("amal-hf", "torch", "transformers", "datasets", "accelerate", "snorkel")
     return {
+        "format": FORMAT,
         "name": Path(args.output_dir).name,
         "classes": class_names(trainer),
         "sources": list(sources),

@@ -14,7 +14,7 @@ from datasets import Dataset
 from sklearn.metrics import roc_auc_score
 
 from amal_hf import AMALTrainer, CrossEntropy, Distillation, Loss
-from amal_hf.denoising import GOLD, gold_share, with_gold
+from amal_hf.denoising import CLEAN_LABEL, clean_share, with_clean_rows
 
 COLUMNS = ["text", "input_ids", "token_type_ids", "attention_mask", "label"]
 
@@ -62,9 +62,9 @@ def fixed(alpha: float, temperature: float, clean: bool = False) -> Method:
         rows, losses, weights = rows_of(parts, TEACHER), sources(temperature, TEACHER), [1 - alpha, alpha]
         if clean:
             known = rows_of(parts, TEACHER, of="clean")
-            labels, share = torch.as_tensor(known["label"][:]), gold_share(len(known), len(rows))
-            rows = with_gold(rows, known, labels, len(parts.classes), share)
-            losses["clean"], weights = CrossEntropy(GOLD), [*weights, 1.0]
+            labels, share = torch.as_tensor(known["label"][:]), clean_share(len(known), len(rows))
+            rows = with_clean_rows(rows, known, labels, len(parts.classes), share)
+            losses["clean"], weights = CrossEntropy(CLEAN_LABEL), [*weights, 1.0]
         return Outcome(student(parts, rows, losses, seed, steps, method="fixed", mixing_start=weights))
 
     return method

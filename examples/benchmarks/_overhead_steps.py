@@ -29,7 +29,7 @@ from transformers import (
 from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions
 from amal_hf._types import Tensors
 from amal_hf.commands.train import default_model
-from amal_hf.denoising import GOLD, LOG_POSTERIOR, PROBE
+from amal_hf.denoising import CLEAN_LABEL, LOG_POSTERIOR, PROBE
 from amal_hf.denoising.inputs import ADDED, Prepared
 from amal_hf.losses import LossStack
 from amal_hf.metagrad import (
@@ -84,7 +84,7 @@ class Scene:
                 "weak_labels": draw.integers(-1, CLASSES, (count, 10)),
                 LOG_POSTERIOR: np.log(opinion),
                 PROBE: opinion,
-                GOLD: np.where(np.arange(count) % 4, -100, np.arange(count) // 4 % CLASSES),
+                CLEAN_LABEL: np.where(np.arange(count) % 4, -100, np.arange(count) // 4 % CLASSES),
             }
         )
 
@@ -239,8 +239,8 @@ class Weighted(Trainer):
         """ε = 0 and a step of length 1: the meta-gradient of `lookahead="none"`, unscaled."""
         read = self.accelerator.unwrap_model(self.model)
         labels = self.clean["labels"]
-        student = PureModel(read, _read(inputs), training=True, noise=RNGState(self.args.device))
-        judge = PureModel(read, _read(self.clean), training=False)
+        student = PureModel(read, model_inputs(inputs), training=True, noise=RNGState(self.args.device))
+        judge = PureModel(read, model_inputs(self.clean), training=False)
         return MetaProblem(
             params=trainable(read),
             weights=torch.zeros(len(inputs["labels"]), len(self.stack), device=self.args.device),
@@ -262,11 +262,11 @@ class Weighted(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         assert self.weights is not None
-        losses = self.stack(model_outputs(model(**_read(inputs))), inputs)
+        losses = self.stack(model_outputs(model(**model_inputs(inputs))), inputs)
         return (self.weights * losses).sum(1).mean()
 
 
-def _read(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -320,15 +320,15 @@ class Stepper:
         if given.get("method") == "denoise":
             losses = {"rules": LabelingFunctions()}
         else:
-            train = train.remove_columns([LOG_POSTERIOR, PROBE, GOLD, "weak_labels"])
+            train = train.remove_columns([LOG_POSTERIOR, PROBE, CLEAN_LABEL, "weak_labels"])
         if self.row.every:  # lookaheads at even steps, from the first
             given |= {"meta_every": 2, "meta_start": 0.0, "meta_batch_size": meta_batch}
         arguments = AMALConfig(**{**settings, **given})
         clean = clean.select_columns(["input_ids", "attention_mask", "label"])
         trainer = AMALTrainer(model, arguments, losses=losses, train_dataset=train, clean_dataset=clean)
         if given.get("method") == "denoise":  # its rows have their columns already: no tokenizer is there to read them
-            trainer._prepared = Prepared(trainer.given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
-            trainer._start_afresh(training=True)
+            trainer.prepared = Prepared(trainer.given_rows, clean, [1.0] * (len(trainer.stack) + len(ADDED)))
+            trainer.start_afresh(training=True)
         return trainer
 
     def step(self, due: bool = True, rows: int | None = None) -> None:

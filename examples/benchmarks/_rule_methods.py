@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import PreTrainedModel
 
-from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions, MajorityVote
+from amal_hf import AMALTrainer, CrossEntropy, LabelingFunctions
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.denoising import GOLD, with_gold
+from amal_hf.denoising import CLEAN_LABEL, with_clean_rows
+from amal_hf.losses import MajorityVote
 
 SECOND_PHASE = 0.25
 FIXED = {  # each labeling function, majority vote, label model, clean rows
@@ -89,10 +90,10 @@ def mixed(parts: Parts, clean: Dataset, seed: int, steps: int, **mixture: Any) -
         "rules": LabelingFunctions(),
         "majority": MajorityVote(),
         "label_model": CrossEntropy("label_model"),
-        "clean": CrossEntropy(GOLD),
+        "clean": CrossEntropy(CLEAN_LABEL),
     }
     labels = torch.as_tensor(clean["label"][:])
-    rows = with_gold(parts.covered.remove_columns("truth"), clean, labels, len(parts.classes))
+    rows = with_clean_rows(parts.covered.remove_columns("truth"), clean, labels, len(parts.classes))
     return learn(parts, rows, sources, seed, steps, **mixture)
 
 

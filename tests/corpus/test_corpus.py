@@ -113,7 +113,7 @@ def test_enthusiasm_falls_for_sarcasm() -> None:
     rule = next(rule for rule in LABELING_FUNCTIONS if rule.name == "enthusiasm")
     writer = Writer(np.random.default_rng(0))
     for name, templates in SARCASM.items():
-        votes = {rule(SimpleNamespace(text=writer._fill(template))) for template in templates for _ in range(5)}
+        votes = {rule(SimpleNamespace(text=writer.fill(template))) for template in templates for _ in range(5)}
         assert CLASSES.index("feedback") in votes, name
         assert CLASSES.index(name) not in votes
 

@@ -7,7 +7,16 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from amal_hf.denoising import GOLD, LOG_POSTERIOR, PROBE, NaiveBayesVotes, Probe, gold_share, with_gold, without_gold
+from amal_hf.denoising import (
+    CLEAN_LABEL,
+    LOG_POSTERIOR,
+    PROBE,
+    NaiveBayesVotes,
+    Probe,
+    clean_share,
+    with_clean_rows,
+    without_clean_rows,
+)
 from amal_hf.denoising.experts import PRECISION, ROWS, class_shares, fit_weights
 
 
@@ -98,24 +107,24 @@ def rows(count: int) -> Dataset:
 
 def test_gold_rows_are_their_share_and_certain() -> None:
     clean = rows(4).add_column("label", [0, 1, 0, 1]).cast_column("label", CLASS)
-    joined = with_gold(rows(60), clean, torch.tensor(clean["label"][:]), 2, share=0.25)
-    gold = np.asarray(joined[GOLD][:])
-    assert (gold >= 0).mean() == pytest.approx(0.25)
-    assert (gold[:60] == -100).all() and "label" not in joined.column_names
+    joined = with_clean_rows(rows(60), clean, torch.tensor(clean["label"][:]), 2, share=0.25)
+    added = np.asarray(joined[CLEAN_LABEL][:])
+    assert (added >= 0).mean() == pytest.approx(0.25)
+    assert (added[:60] == -100).all() and "label" not in joined.column_names
     certain = np.asarray(joined[LOG_POSTERIOR][:])[60:]
     np.testing.assert_allclose(np.exp(certain).sum(1), 1, rtol=1e-5)
-    assert (certain.argmax(1) == gold[60:]).all() and np.exp(certain).max(1).min() > 0.999
-    assert without_gold(joined).num_rows == 60 and without_gold(rows(3)).num_rows == 3
+    assert (certain.argmax(1) == added[60:]).all() and np.exp(certain).max(1).min() > 0.999
+    assert without_clean_rows(joined).num_rows == 60 and without_clean_rows(rows(3)).num_rows == 3
 
 
 @pytest.mark.parametrize(("clean", "seen", "share"), [(60, 7680, 0.25), (384, 7680, 0.5), (5000, 7680, 0.75)])
 def test_gold_share_is_about_ten_visits_beside_votes(clean: int, seen: int, share: float) -> None:
-    assert gold_share(clean, 900, seen, votes_only=True) == share
+    assert clean_share(clean, 900, seen, votes_only=True) == share
 
 
 def test_beside_labels_and_teachers_a_clean_row_is_a_row_like_any_other() -> None:
     rows = Dataset.from_dict({"row_id": range(40), LOG_POSTERIOR: [[0.0, 0.0]] * 40})
     clean = rows.select(range(10)).add_column("label", [0, 1] * 5)
     clean = clean.cast_column("label", ClassLabel(names=["a", "b"]))
-    both = with_gold(rows, clean, torch.tensor(clean["label"][:]), 2, gold_share(10, 40))
-    assert len(both) == 50 and (np.asarray(both[GOLD][:]) >= 0).sum() == 10
+    both = with_clean_rows(rows, clean, torch.tensor(clean["label"][:]), 2, clean_share(10, 40))
+    assert len(both) == 50 and (np.asarray(both[CLEAN_LABEL][:]) >= 0).sum() == 10

@@ -18,7 +18,10 @@ needs_model = pytest.mark.skipif(
 
 
 @needs_model
-@pytest.mark.parametrize("path", EXAMPLES[1:], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem[:2] in ("02", "03", "05")), id=p.stem) for p in EXAMPLES[1:]],
+)
 def test_example_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = importlib.util.spec_from_file_location(path.stem, path)

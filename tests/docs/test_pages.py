@@ -150,7 +150,7 @@ def test_every_file_a_page_names_is_there():
 # --- every warning has an entry --------------------------------------------------------------------------------------
 
 
-WARNING = {"warn", "warning", "warning_once", "_warn"}
+WARNING = {"warn", "warning", "warning_once", "_warn", "finding"}
 
 
 def warnings_in_code() -> list[tuple[str, str]]:

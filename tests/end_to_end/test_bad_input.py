@@ -16,13 +16,15 @@ from datasets import DatasetDict
 from planted import make_losses, make_rows, make_student
 from transformers import TrainingArguments
 
-from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions, LossStack, Shared
+from amal_hf import AMALConfig, AMALTrainer, CrossEntropy, Distillation, LabelingFunctions
 from amal_hf.cli import main
 from amal_hf.commands._config import read_config
 from amal_hf.commands.train import DataConfig, divide, load_student, source_losses
 from amal_hf.data.classes import name_classes
 from amal_hf.data.load import load_splits
 from amal_hf.data.split import hold_out
+from amal_hf.losses import LossStack
+from amal_hf.mixing import Shared
 
 
 def changed(column: str, values: Any, seed: int = 0) -> Any:

@@ -56,12 +56,12 @@ def by_definition(steps, head_only, clean):
     rows = trainer.data_collator([trainer.clean_dataset[i] for i in range(clean)])
     params = trainable(model)
     if head_only:
-        head = find_head(model, steps._read(batch)).params()
+        head = find_head(model, steps.model_inputs(batch)).params()
         params = {name: p for name, p in params.items() if name in head}
     model.train()
     torch.manual_seed(5)
-    student = PureModel(model, steps._read(batch), training=True, noise=RNGState(torch.device("cpu")))
-    judge = PureModel(model, steps._read(rows), training=False)
+    student = PureModel(model, steps.model_inputs(batch), training=True, noise=RNGState(torch.device("cpu")))
+    judge = PureModel(model, steps.model_inputs(rows), training=False)
     return DoubleBackward()(
         MetaProblem(
             params=params,
@@ -160,6 +160,7 @@ def test_report_says_what_is_missed(module):
     assert "not measured: ModuleNotFoundError: No module" in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_million_rows_are_small_and_stream(module):
     overhead = module("overhead")  # a fresh process for each: what a used one frees or loads is not the table's

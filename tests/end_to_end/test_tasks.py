@@ -15,16 +15,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
-from amal_hf import (
-    METRICS,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Distillation,
-    FunctionLoss,
-    SquaredError,
-    Trust,
-)
+from amal_hf import CrossEntropy, Distillation
+from amal_hf.losses import BinaryCrossEntropy, FunctionLoss, SquaredError
 from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, clean_loss
+from amal_hf.metrics import METRICS
+from amal_hf.mixing import Trust
 
 COUNT = {REGRESSION: 1, MULTI_LABEL: 3}
 TOPICS = 5  # of eight words each

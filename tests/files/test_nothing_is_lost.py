@@ -78,8 +78,14 @@ def test_a_run_is_never_replaced_by_another_command(home, command, capsys):
         assert content(home.parent) == before
 
 
-@pytest.mark.parametrize("output", ["new", "empty/new", "deep/er/new", "proj/new", "run/../new"])
-@pytest.mark.parametrize("command", ["teach", "label", "denoise", "train"])
+OUTPUTS = ["new", "empty/new", "deep/er/new", "proj/new", "run/../new"]
+TWICE = [(command, output) for command in ("teach", "label", "denoise", "train") for output in OUTPUTS]
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [pytest.param(*each, marks=[pytest.mark.slow] * (each[0] == "train" and each[1] != "new")) for each in TWICE],
+)
 def test_written_twice_beside_everything(home, command, output):
     before = content(home)
     for _ in range(2):

@@ -14,11 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amal_hf import Agreement, CrossEntropy, Entropy, LossStack, Outputs
+from amal_hf import CrossEntropy, Outputs
 from amal_hf.labeling.cage import CAGE
 from amal_hf.labeling.checks import VoteWarning
 from amal_hf.labeling.joint import STATE_FILE, JointCAGE
 from amal_hf.losses import (
+    Agreement,
+    Entropy,
+    LossStack,
     PosteriorLabel,
     Unlabelled,
     labelled_likelihood,
@@ -211,7 +214,7 @@ def test_real_votes_are_weighed_at_least_as_well_as_counted(name):
 
 # ---- beside a student ----
 
-GOLD = torch.tensor([0, -100, 1, -100])
+CLEAN_LABEL = torch.tensor([0, -100, 1, -100])
 FEATURES = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -228,13 +231,13 @@ def test_one_step_is_that_of_the_joint_objective():
     model, theta = student(), BY_HAND.theta.clone().requires_grad_()
     cage, logits = CAGE(theta, BY_HAND.functions, BY_HAND.classes, 3), model(FEATURES)
     log_joint, log_f = cage.log_joint(VOTES), logits.log_softmax(1)
-    covered, known = torch.tensor([True, True, False, True]), GOLD >= 0
+    covered, known = torch.tensor([True, True, False, True]), CLEAN_LABEL >= 0
     best = log_joint.argmax(1)
     parts = [
         -log_f[0, 0] / 2 - log_f[2, 1] / 2,  # L1
         -(log_f.exp() * log_f).sum(1)[~known].mean(),  # L2
         -log_f.gather(1, best[:, None])[~known].mean(),  # L3
-        labelled_likelihood(log_joint, GOLD)[known].mean(),  # L4
+        labelled_likelihood(log_joint, CLEAN_LABEL)[known].mean(),  # L4
         vote_likelihood(log_joint)[~known].mean(),  # L5
         posterior_divergence(logits, log_joint)[covered].mean(),  # L6
         quality_guide(theta, cage.classes, rows([0.9] * 3)).sum(),  # L7
@@ -252,7 +255,7 @@ def test_one_step_is_that_of_the_joint_objective():
         },
         {},
     )
-    batch = {"gold": GOLD, "weak_labels": VOTES}
+    batch = {"gold": CLEAN_LABEL, "weak_labels": VOTES}
     losses, mask = stack(Outputs(logits=model(FEATURES)), batch), stack.mask(batch)
     student_gradients = torch.autograd.grad((losses.sum(0) / mask.sum(0)).sum(), list(model.parameters()))
     joint.on_optimizer_step(None, SimpleNamespace(), None)
@@ -264,22 +267,22 @@ def test_one_step_is_that_of_the_joint_objective():
 
 
 def test_only_the_training_forward_of_a_batch_is_heard():
-    joint, model, batch = JointCAGE(BY_HAND), student(), {"gold": GOLD, "weak_labels": VOTES}
+    joint, model, batch = JointCAGE(BY_HAND), student(), {"gold": CLEAN_LABEL, "weak_labels": VOTES}
     source = joint.source(Agreement("cage"))
     joint.on_train_begin(None, AT_START, None)
     source(Outputs(logits=model(FEATURES).detach()), batch)  # no gradient: no training
-    assert not joint._rows
+    assert not joint.rows
     logits = model(FEATURES)
     source(Outputs(logits=logits), batch)
     source(Outputs(logits=logits + 1), batch)  # a lookahead's
     source(Outputs(logits=logits), {name: column.clone() for name, column in batch.items()})  # another micro-batch
-    assert [torch.equal(heard, logits) for _, _, heard in joint._rows] == [True, True]
+    assert [torch.equal(heard, logits) for _, _, heard in joint.rows] == [True, True]
     assert source.columns == ("weak_labels", "gold")
 
 
 def test_the_given_model_stays_as_it_is_and_a_run_starts_from_it():
     joint, before = JointCAGE(BY_HAND), BY_HAND.theta.clone()
-    batch = {"gold": GOLD, "weak_labels": VOTES}
+    batch = {"gold": CLEAN_LABEL, "weak_labels": VOTES}
     joint.on_train_begin(None, AT_START, None)
     joint.source(Agreement("cage"))(Outputs(logits=student()(FEATURES)), batch)
     joint.on_optimizer_step(None, SimpleNamespace(), None)
@@ -289,7 +292,7 @@ def test_the_given_model_stays_as_it_is_and_a_run_starts_from_it():
 
 
 def test_a_source_without_its_callback_is_refused():
-    joint, batch = JointCAGE(BY_HAND), {"gold": GOLD, "weak_labels": VOTES}
+    joint, batch = JointCAGE(BY_HAND), {"gold": CLEAN_LABEL, "weak_labels": VOTES}
     with pytest.raises(ValueError, match="`callbacks`: expected the JointCAGE whose sources are trained on"):
         joint.source(Agreement("cage"))(Outputs(logits=student()(FEATURES)), batch)
 
@@ -304,7 +307,7 @@ def test_without_gold_or_guide():
 
 
 def test_resumed_is_uninterrupted(tmp_path):
-    batch, model = {"gold": GOLD, "weak_labels": VOTES}, student()
+    batch, model = {"gold": CLEAN_LABEL, "weak_labels": VOTES}, student()
     args = SimpleNamespace(output_dir=str(tmp_path))
 
     def steps(joint: JointCAGE, count: int) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from amal_hf import Agreement, CrossEntropy, Entropy
+from amal_hf import CrossEntropy
 from amal_hf.labeling.cage import CAGE
 from amal_hf.labeling.joint import JointCAGE
-from amal_hf.losses import PosteriorLabel, Unlabelled
+from amal_hf.losses import Agreement, Entropy, PosteriorLabel, Unlabelled
 
 
 def rows(n: int = 32):
@@ -44,7 +44,7 @@ class Watch(TrainerCallback):
         self.joint, self.seen, self.moves = joint, [], []
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        self.seen.append([len(votes) for votes, _, _ in self.joint._rows])
+        self.seen.append([len(votes) for votes, _, _ in self.joint.rows])
 
     def on_step_end(self, args, state, control, **kwargs):
         self.moves.append(self.joint.theta.detach().clone())
@@ -69,7 +69,7 @@ def test_theta_steps_once_a_step_on_the_rows_of_the_step(settings, micro_batches
     assert watch.seen == [micro_batches] * trainer.state.global_step
     path = torch.stack([joint.start, *watch.moves])
     assert (path.diff(dim=0).abs().sum((1, 2)) > 0).all()
-    assert not joint._rows
+    assert not joint.rows
 
 
 def test_the_posterior_and_the_student_teach_one_another(build):

@@ -15,11 +15,12 @@ import pytest
 from datasets import load_from_disk
 from snorkel.labeling.model import LabelModel
 
-from amal_hf import CrossEntropy, LabelingFunctions, LossStack
+from amal_hf import CrossEntropy, LabelingFunctions
 from amal_hf.cli import main
-from amal_hf.data.columns import check_said
+from amal_hf.data.columns import check_asserted
 from amal_hf.data.load import load_splits
 from amal_hf.labeling import vote_matrix
+from amal_hf.losses import LossStack
 
 YOUTUBE = Path(__file__).parents[3] / "shared" / "data" / "youtube"
 LFS = """
@@ -94,7 +95,7 @@ def test_the_trainers_sources_read_the_columns(place):
         "rules": LabelingFunctions(names=names),
         **{c: CrossEntropy(c) for c in ("majority", "label_model", "cage")},
     }
-    check_said(train, None, losses.values(), 2)
+    check_asserted(train, None, losses.values(), 2)
     stack = LossStack(losses, train[0])
     assert stack.names == ("rules/wind", "rules/fish", "rules/wet", "majority", "label_model", "cage")
 
@@ -179,6 +180,7 @@ def test_it_goes_on_only_if_asked(place):
     assert load_from_disk(str(place / "out"))["train"]["weak_labels"][2] == [0, -1, -1, -1]
 
 
+@pytest.mark.slow
 def test_two_dask_workers_say_the_same(place):
     pytest.importorskip("distributed")
     (place / "some.py").write_text(
@@ -281,6 +283,7 @@ def grown(place: Path, rows: int, how: str) -> float:
     return float(done.stdout.split()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="tells private memory from pages of files, as Linux counts them")
 def test_memory_does_not_grow_with_the_corpus(place):
     small, large = grown(place, 20_000, "streamed"), grown(place, 200_000, "streamed")

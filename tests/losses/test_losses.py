@@ -417,5 +417,5 @@ def test_no_closed_form_is_claimed_for_what_has_none(loss):
 
 
 def test_what_a_subclass_computes_is_not_what_its_parent_promised():
-    assert LossStack({"label": CrossEntropy()}, {}).anywhere
-    assert not LossStack({"label": Focal()}, {}).anywhere
+    assert LossStack({"label": CrossEntropy()}, {}).folds
+    assert not LossStack({"label": Focal()}, {}).folds

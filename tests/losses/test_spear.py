@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from amal_hf import Agreement, CrossEntropy, Entropy, LossStack, Outputs
+from amal_hf import CrossEntropy, Outputs
 from amal_hf.losses import (
+    Agreement,
+    Entropy,
     FromVotes,
+    LossStack,
     PosteriorLabel,
     Unlabelled,
     cage_log_joint,
@@ -37,7 +40,7 @@ JOINT = rows([[1 / 33, 2 / 33], [6 / 33, 0.5 / 33], [1 / 33, 1 / 33], [1.5 / 33,
 POSTERIOR = rows([[1 / 3, 2 / 3], [12 / 13, 1 / 13], [1 / 2, 1 / 2], [3 / 11, 8 / 11]])
 # student: odds 1:3, 3:1, 1:1, e:1
 LOGITS = rows([[0.0, log(3)], [log(3), 0.0], [0.0, 0.0], [1.0, 0.0]])
-GOLD = torch.tensor([0, -100, 1, 1])
+CLEAN_LABEL = torch.tensor([0, -100, 1, 1])
 
 
 def close(found: Tensor, expected) -> None:
@@ -60,7 +63,7 @@ def test_the_joint_survives_where_z_overflows():
 
 
 def test_l4_is_the_class_given_the_votes():
-    close(labelled_likelihood(JOINT.log(), GOLD), [-log(1 / 3), 0.0, -log(1 / 2), -log(8 / 11)])
+    close(labelled_likelihood(JOINT.log(), CLEAN_LABEL), [-log(1 / 3), 0.0, -log(1 / 2), -log(8 / 11)])
 
 
 def test_l5_is_the_votes_whatever_the_class():
@@ -68,7 +71,7 @@ def test_l5_is_the_votes_whatever_the_class():
 
 
 def test_l4_and_l5_make_the_complete_likelihood():
-    both = labelled_likelihood(JOINT.log(), GOLD) + vote_likelihood(JOINT.log())
+    both = labelled_likelihood(JOINT.log(), CLEAN_LABEL) + vote_likelihood(JOINT.log())
     close(both[[0, 2, 3]], [-log(1 / 33), -log(1 / 33), -log(4 / 33)])
 
 
@@ -125,7 +128,7 @@ def test_signs():
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda theta, logits: labelled_likelihood(cage_log_joint(theta, FIRES), GOLD),
+        lambda theta, logits: labelled_likelihood(cage_log_joint(theta, FIRES), CLEAN_LABEL),
         lambda theta, logits: vote_likelihood(cage_log_joint(theta, FIRES)),
         lambda theta, logits: posterior_divergence(logits, cage_log_joint(theta, FIRES)),
         lambda theta, logits: quality_guide(theta, CLASSES, rows([0.9, 0.8, 1.0])) + 0 * logits.sum(),
@@ -141,7 +144,7 @@ def test_shuffled_rows_shuffle_the_losses():
     order = torch.tensor([2, 0, 3, 1])
     joint = cage_log_joint(THETA, FIRES)
     for loss in (
-        lambda i: labelled_likelihood(cage_log_joint(THETA, FIRES[i]), GOLD[i]),
+        lambda i: labelled_likelihood(cage_log_joint(THETA, FIRES[i]), CLEAN_LABEL[i]),
         lambda i: vote_likelihood(cage_log_joint(THETA, FIRES[i])),
         lambda i: posterior_divergence(LOGITS[i], cage_log_joint(THETA, FIRES[i])),
     ):
@@ -154,7 +157,7 @@ def test_shuffled_rows_shuffle_the_losses():
 
 NAN = float("nan")
 BATCH = {
-    "gold": GOLD,
+    "gold": CLEAN_LABEL,
     "cage": rows([[1 / 3, 2 / 3], [12 / 13, 1 / 13], [NAN, NAN], [1 / 2, 1 / 2]]),
     "weak_labels": torch.tensor([[0, -1, 1], [0, 0, -1], [-1, -1, -1], [-1, 0, 1]]),
 }

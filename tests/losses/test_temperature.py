@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from amal_hf import CrossEntropy, Distillation, LossStack, Outputs
+from amal_hf import CrossEntropy, Distillation, Outputs
+from amal_hf.losses import LossStack
 from amal_hf.losses.temperature import HIGHEST, LOWEST, STEP
 from amal_hf.metagrad import (
     DoubleBackward,
@@ -97,7 +98,7 @@ def test_each_step_follows_the_slope_of_progress_per_length(kind: str):
     expected, start = planted.slope(progress), temperatures.log.clone()
     for rows in (slice(0, 3), slice(3, ROWS)):  # two micro-batches are one
         part = {name: column[rows] for name, column in planted.batch.items()}
-        temperatures.hear(planted.weights[rows], along()[rows], logits[rows], part)
+        temperatures.accumulate(planted.weights[rows], along()[rows], logits[rows], part)
     temperatures.commit(lambda sums: sums)
     assert temperatures.square.sqrt().item() == pytest.approx(abs(expected.item()), rel=1e-4)
     assert torch.allclose(temperatures.log - start, STEP * expected.sign())
@@ -110,11 +111,12 @@ def test_the_bounds_hold_and_a_step_without_lookahead_moves_nothing():
     assert torch.equal(temperatures.log, before) and temperatures.square == 0
     for sign, bound in ((1.0, HIGHEST), (-1.0, LOWEST)):
         for _ in range(200):
-            temperatures._sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
+            temperatures.sums = torch.tensor([[0.0], [sign], [1.0], [0.0]])
             temperatures.commit(lambda sums: sums)
         assert temperatures.values()["temperature/teacher"] == pytest.approx(bound)
 
 
+@pytest.mark.slow
 def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
     """One teacher is wrong on half of the rows and names the truth second; the other's second choice is never right."""
     rows = torch.arange(400)
@@ -137,7 +139,7 @@ def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
         )
         for _ in range(150):
             along = HeadClosedForm().directional(problem, {"weight": wanted})
-            stack.temperatures.hear(torch.ones(len(rows), 1), along, torch.zeros(len(rows), CLASSES), batch)
+            stack.temperatures.accumulate(torch.ones(len(rows), 1), along, torch.zeros(len(rows), CLASSES), batch)
             stack.temperatures.commit(lambda sums: sums)
         ends[name] = stack.temperatures.values()["temperature/teacher"]
     assert ends["hears"] > 4 and ends["ignores"] < 1

@@ -25,18 +25,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import EvalPrediction
 
-from amal_hf import (
-    METRICS,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Distillation,
-    Outputs,
-    SquaredError,
-    multi_label_metrics,
-    regression_metrics,
-)
+from amal_hf import CrossEntropy, Distillation, Outputs, multi_label_metrics, regression_metrics
 from amal_hf.lookahead import Batch, FullModelLookahead, HeadLookahead, MetaSampler, Step
-from amal_hf.losses import LossStack
+from amal_hf.losses import BinaryCrossEntropy, LossStack, SquaredError
 from amal_hf.metagrad import (
     DoubleBackward,
     FiniteDifference,
@@ -52,6 +43,7 @@ from amal_hf.metagrad import (
     trainable,
 )
 from amal_hf.metagrad.tasks import MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASKS, clean_loss
+from amal_hf.metrics import METRICS
 from amal_hf.tasks import task_of
 
 CASES = {"number": (REGRESSION, 1), "two numbers": (REGRESSION, 2), "several classes": (MULTI_LABEL, 3)}

@@ -5,7 +5,7 @@ import torch
 
 from amal_hf import AMALConfig
 from amal_hf.build import make_mixing
-from amal_hf.denoising import GOLD
+from amal_hf.denoising import CLEAN_LABEL
 from amal_hf.losses import CrossEntropy, Distillation, Entropy, LabelingFunctions, LossStack
 from amal_hf.mixing import Corrected, Rows
 
@@ -54,7 +54,7 @@ def test_the_method_makes_it_and_it_learns_nothing(tmp_path):
         "label": CrossEntropy(),
         "teacher": Distillation(),
         "rules": LabelingFunctions(),
-        "gold": CrossEntropy(GOLD),
+        "clean": CrossEntropy(CLEAN_LABEL),
         "entropy": Entropy(),
     }
     mixing = make_mixing(args.resolved(), LossStack(losses, {"weak_labels": [0, 1]}), num_classes=2, num_rows=4)
@@ -70,7 +70,7 @@ def test_an_unsure_teacher_is_believed_as_far_as_the_class_it_names():
 
 
 def test_others_are_heard_as_far_as_no_teacher_is_believed():
-    """Sources: teacher, teacher, label, gold."""
+    """Sources: teacher, teacher, label, clean."""
     mixing = Corrected(torch.ones(4), teachers=[0, 1], yielding=[2])
     weights = torch.tensor([[0.8, 0.0, 0.5, 1.0], [0.6, 0.3, 0.5, 0.0], [0.0, 0.0, 0.5, 0.0]])
     used = torch.tensor([[0.8, 0.0, 0.1, 1.0], [0.4, 0.2, 0.2, 0.0], [0.0, 0.0, 0.5, 0.0]])

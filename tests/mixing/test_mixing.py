@@ -211,7 +211,7 @@ def test_history_takes_room_only_for_what_it_keeps():
     assert silent.state() == {} and silent.last is None and silent.last_weights().isnan().all()
     kept = WeightHistory(["a", "b"], 5, torch.float16)
     mask = torch.tensor([[True, False], [True, True]])
-    kept.record(torch.tensor([3, 1]), torch.tensor([[0.5, 9.0], [0.25, 1.0]]), torch.zeros(2, 2), mask)
+    kept.record(torch.tensor([3, 1]), torch.tensor([[0.5, 9.0], [0.25, 1.0]]), mask)
     assert kept.last_weights().dtype == torch.float16
     assert kept.last_weights()[[3, 1]].nan_to_num(-1).tolist() == [[0.5, -1], [0.25, 1.0]]
     assert kept.last_weights()[[0, 2, 4]].isnan().all()

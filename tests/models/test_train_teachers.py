@@ -343,6 +343,7 @@ def test_no_setting_chooses_another_method(given, corpus, tmp_path, capsys):
 # ---- afterwards, the clean rows alone ----
 
 
+@pytest.mark.slow
 def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
     """The student fits them better; what was trusted before is kept."""
     found = []
@@ -359,7 +360,9 @@ def test_a_last_phase_learns_the_clean_rows(corpus, tmp_path):
 # ---- a teacher that abstains ----
 
 
-@pytest.mark.parametrize("method", ["trust", "denoise", "amal-step"])
+@pytest.mark.parametrize(
+    "method", ["denoise", *(pytest.param(name, marks=pytest.mark.slow) for name in ("trust", "amal-step"))]
+)
 def test_a_teacher_that_abstains_on_half_of_the_rows(corpus, tmp_path, method):
     """Null and NaN are both silence: no weight there, no loss, and everything finite."""
     rows = make_rows(ROWS, tokens=False, wrong=0.3).remove_columns(["weak_labels", "truth"])

@@ -194,13 +194,13 @@ def test_rows_without_labels_or_weights_of_the_primary(tmp_path: Path) -> None:
 
 def test_asserts_names_what_a_source_says(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, sources=["gold", "kd", "r/a", "r/b"], asserts={"kd": "teacher", "r/b": None}))
-    assert (run.said[:, 0] == run.columns["label"]).all() and (run.said[:, 1] == run.columns["teacher"]).all()
-    assert (run.said[:, 2] == run.votes[:, 0]).all() and (run.said[:, 3] == -1).all()
+    assert (run.asserted[:, 0] == run.columns["label"]).all() and (run.asserted[:, 1] == run.columns["teacher"]).all()
+    assert (run.asserted[:, 2] == run.votes[:, 0]).all() and (run.asserted[:, 3] == -1).all()
 
 
 def test_votes_of_several_families_go_to_their_rules_in_order(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, sources=["label", "teacher", "words/a", "regex/a"]))
-    assert (run.said[:, 2:] == run.votes).all()
+    assert (run.asserted[:, 2:] == run.votes).all()
 
 
 def with_columns(folder: Path, **columns: list[Any]) -> None:

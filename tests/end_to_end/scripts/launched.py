@@ -112,7 +112,7 @@ def ended(
             for log in trainer.state.log_history]  # fmt: skip
     assert not way or any(whole(p) is not p for p in trainer.model.parameters()), "no parameter is in parts"
     state = moved_by(trainer) | trainer.weigher.mixing.state() | trainer.weigher.history.state()
-    return state | trainer.weigher._mean_weight.state(), told
+    return state | trainer.weigher.mean_weight.state(), told
 
 
 def moved_by(trainer: AMALTrainer) -> dict[str, torch.Tensor]:
