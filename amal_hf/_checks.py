@@ -49,6 +49,17 @@ def of_type(argument: str, found: Any, kind: type | tuple[type, ...], expected: 
         raise ValueError(f"`{argument}`: expected {expected}, found {type(found).__name__} {str(found)[:40]!r}. {cure}")
 
 
+def raised(error: BaseException) -> str:
+    """What code of the user's raised, in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def few(names: Sequence[str]) -> str:
+    """Names in a list; of many, the first ones and how many more there are."""
+    return str(list(names)) if len(names) <= 12 else f"{[*names[:10]]} and {len(names) - 10} more"
+
+
 def writable(argument: str, folder: str | Path) -> None:
     """A folder that can be written, or made.
 
@@ -81,7 +92,7 @@ def columns(argument: str, names: Collection[str], needed: Mapping[str, Sequence
         missing = [c for c in wanted if c not in names]
         if missing:
             raise ValueError(
-                f"`{argument}`: source {source!r} reads column(s) {missing}, found only {sorted(names)}. "
+                f"`{argument}`: source {source!r} reads column(s) {missing}, found only {few(sorted(names))}. "
                 "Add the column, or name another one in the loss."
             )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,18 +12,83 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.utils import logging
 
-from amal_hf._files import discard_but, save_whole, write_json, write_tensors
+from amal_hf import _checks
+from amal_hf._files import changed_since, discard_but, save_whole, write_json, write_tensors
 from amal_hf.weigher import Weigher
 
 logger = logging.get_logger(__name__)
 
 STATE_FILE = "amal_state.safetensors"
 HISTORY_FILE = "amal_history.json"
+STEPS = "trainer_state.json"
 ROWS = "row_ids"
 """`row_id` of every training row, `[rows]`, where they are not 0, 1, 2, ..."""
+
+
+@contextmanager
+def readable(checkpoint: str | Path) -> Iterator[None]:
+    """Whatever fails while a checkpoint is read ends as one line that names it.
+
+    Raises:
+        ValueError: with the cause.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if str(error).startswith("`"):
+            raise
+        raise _unfit(checkpoint, _checks.raised(error)[:200]) from error
+
+
+def check_checkpoint(checkpoint: str | Path) -> None:
+    """A checkpoint's folder is as it was written, and says at which step that was; before anything is loaded from it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: a part that is not there, or was changed since.
+    """
+    folder = Path(checkpoint)
+    if not (folder / STEPS).is_file():
+        raise FileNotFoundError(
+            f"`resume_from_checkpoint`: expected a checkpoint's folder, found no {STEPS} in {str(folder)!r}. Name one, "
+            "or true for the last of `output_dir`."
+        )
+    if odd := changed_since(folder):
+        raise _unfit(folder, f"other than it was written, or gone: {', '.join(odd[:4])}")
+    with readable(folder):
+        state = TrainerState.load_from_json(str(folder / STEPS))
+    counts = {name: getattr(state, name) for name in ("global_step", "train_batch_size")}
+    if not all(isinstance(count, int) and count >= 0 for count in counts.values()):
+        raise _unfit(folder, f"{counts} in {STEPS}")
+
+
+def check_loaded(missing: Collection[str], model: Any) -> None:
+    """A checkpoint had every weight of the model.
+
+    Raises:
+        ValueError: naming some of those that are missing.
+    """
+    idle = {
+        *(getattr(model, "_keys_to_ignore_on_save", None) or ()),
+        *(getattr(model, "_tied_weights_keys", None) or ()),
+    }
+    if lacking := sorted({*missing} - idle):
+        raise ValueError(
+            f"`resume_from_checkpoint`: expected the weights of this model, found none of {', '.join(lacking[:3])} "
+            f"({len(lacking)} are missing). Name a checkpoint of the same model, or start anew."
+        )
+
+
+def _unfit(checkpoint: str | Path, found: str) -> ValueError:
+    return ValueError(
+        f"`resume_from_checkpoint`: expected a whole checkpoint in {str(checkpoint)!r}, found {found}. Go on from an "
+        "earlier one, or start anew."
+    )
 
 
 def write_learned(weigher: Weigher, checkpoint: Path) -> None:
@@ -41,7 +108,9 @@ def read_learned(weigher: Weigher, checkpoint: Path, step: int) -> None:
     if not (checkpoint / STATE_FILE).is_file():
         logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; the weights stay as they are.")
         return
-    state = load_file(checkpoint / STATE_FILE)
+    state, summaries = load_file(checkpoint / STATE_FILE), json.loads((checkpoint / HISTORY_FILE).read_text())
+    if not isinstance(summaries, list) or not all(isinstance(each, dict) and "sources" in each for each in summaries):
+        raise _unfit(checkpoint, f"no history in {HISTORY_FILE}")
     kept, now = state.pop(ROWS), weigher.positions.ids
     if not torch.equal(kept, now):
         if len(kept) != len(now) or not torch.equal(kept.sort().values, now.sort().values):
@@ -52,7 +121,7 @@ def read_learned(weigher: Weigher, checkpoint: Path, step: int) -> None:
             )
         place = kept.argsort()[torch.searchsorted(kept.sort().values, now)]
         state |= {name: state[name][place] for name in ("table", "last_weights") if name in state}
-    weigher.load_state_dict(state, json.loads((checkpoint / HISTORY_FILE).read_text()), step)
+    weigher.load_state_dict(state, summaries, step)
 
 
 class LearnedCheckpoints(Trainer):
@@ -74,10 +143,23 @@ class LearnedCheckpoints(Trainer):
         if self.args.should_save:
             write_learned(self.weigher, Path(output_dir))
 
+    def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with readable(checkpoint):
+            super()._load_from_checkpoint(checkpoint, *args, **kwargs)
+
+    def _issue_warnings_after_load(self, result: Any) -> None:
+        super()._issue_warnings_after_load(result)
+        check_loaded(result.missing_keys, self.model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is not None:
+                read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(checkpoint) if checkpoint is not None else nullcontext():
+            super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

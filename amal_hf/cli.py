@@ -91,7 +91,7 @@ def _answered(command: str, argv: Sequence[str]) -> int:
 
 def _of_the_user(error: Exception) -> bool:
     """Whether it is about what was given rather than about this program."""
-    if isinstance(error, (ValueError, OSError, ImportError, RuntimeError, MemoryError)):
+    if str(error).startswith("`") or isinstance(error, (ValueError, OSError, ImportError, RuntimeError, MemoryError)):
         return True  # OSError: no such file, and no such model or data set on the Hub
     return type(error).__module__.split(".")[0] in ("datasets", "huggingface_hub", "safetensors", "pyarrow")
 

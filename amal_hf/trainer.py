@@ -17,7 +17,7 @@ from amal_hf._files import no_folder_left
 from amal_hf._types import LABELS, ROW_ID, RowFunction
 from amal_hf._window import PADDING, Window
 from amal_hf.build import make_mixing
-from amal_hf.checkpoints import LearnedCheckpoints
+from amal_hf.checkpoints import LearnedCheckpoints, check_checkpoint
 from amal_hf.clean_rows import lookahead_for, prepare_batch
 from amal_hf.config import AMALConfig
 from amal_hf.data.columns import (
@@ -145,6 +145,9 @@ class AMALTrainer(LearnedCheckpoints):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
+        checkpoint = args[0] if args else kwargs.get("resume_from_checkpoint")
+        if checkpoint and not isinstance(checkpoint, bool):
+            check_checkpoint(checkpoint)
         self.start_afresh(training=True)
         return super().train(*args, **kwargs)
 

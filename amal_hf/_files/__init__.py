@@ -15,6 +15,7 @@
 
 from amal_hf._files.checkpoints import discard_but, no_folder_left, save_whole
 from amal_hf._files.own import check_own, write_own
+from amal_hf._files.owned import changed_since
 from amal_hf._files.parts import parts_of_run
 from amal_hf._files.places import check_output, check_writable
 from amal_hf._files.runs import run_folder
@@ -22,6 +23,7 @@ from amal_hf._files.swap import replaced_folder
 from amal_hf._files.whole import could_not_write, write_json, write_tensors, write_whole
 
 __all__ = [
-    "check_output", "check_own", "check_writable", "could_not_write", "discard_but", "no_folder_left", "parts_of_run",
-    "replaced_folder", "run_folder", "save_whole", "write_json", "write_own", "write_tensors", "write_whole",
+    "changed_since", "check_output", "check_own", "check_writable", "could_not_write", "discard_but", "no_folder_left",
+    "parts_of_run", "replaced_folder", "run_folder", "save_whole", "write_json", "write_own", "write_tensors",
+    "write_whole",
 ]  # fmt: skip

@@ -95,6 +95,13 @@ def foreign(folder: Path, command: str) -> list[str]:
     return [MARKER, *unknown] if lone or other else unknown
 
 
+def changed_since(folder: Path) -> list[str]:
+    """Files that a folder's marker lists and that are gone, or of another size or content; [] without a marker."""
+    marker = read_marker(folder)
+    known = marker.entries if marker else {}
+    return [path for path in known if not path.endswith("/") and not same(path, folder / path, known)]
+
+
 def same(path: str, place: Path, known: Mapping[str, Entry]) -> bool:
     """Whether a file or folder is what the list says."""
     if path.endswith("/"):

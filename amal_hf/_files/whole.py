@@ -71,9 +71,11 @@ def could_not_write(error: BaseException) -> bool:
 
     torch and safetensors raise no OSError then, and Arrow's carries its number in the text alone.
     """
-    if isinstance(error, OSError) and (error.errno in NO_ROOM or "[errno " in str(error).lower()):
+    text = str(error).lower()
+    if isinstance(error, OSError) and (error.errno in NO_ROOM or (error.errno is None and "[errno " in text)):
         return True
-    return type(error).__name__ == "SafetensorError" or "inline_container" in str(error)
+    written = type(error).__name__ == "SafetensorError" and "deserializ" not in text
+    return written or "inline_container" in text
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import log_levels
 
+from amal_hf.checkpoints import check_checkpoint
 from amal_hf.commands._flags import describe, hints, read_flags
 from amal_hf.commands._values import checked, did_you_mean, no_such
 from amal_hf.commands._yaml import read_yaml
@@ -23,7 +24,6 @@ from amal_hf.commands.settings import LOSSES, DataConfig
 from amal_hf.config import AMALConfig
 from amal_hf.models.student import ModelConfig
 
-STATE = "trainer_state.json"
 MEASURED = ("loss", "accuracy", "macro_f1", "ece")
 SOURCES = ("train_on_labels", "votes_column", "teacher_columns", "temperature")
 CHOICES = {
@@ -176,11 +176,7 @@ def _checkpoint(args: AMALConfig) -> str | None:
                 "begin anew, or name the checkpoint's folder."
             )
         setting = found
-    if not (Path(setting) / STATE).is_file():
-        raise FileNotFoundError(
-            f"`resume_from_checkpoint`: expected a checkpoint's folder, found no {STATE} in {setting!r}. Name one, or "
-            "true for the last of `output_dir`."
-        )
+    check_checkpoint(setting)
     return setting
 
 

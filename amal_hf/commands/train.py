@@ -16,7 +16,7 @@ from amal_hf.commands.baseline import check_measured, measure_baseline, random_s
 from amal_hf.commands.settings import ANNOTATORS, DataConfig, source_losses
 from amal_hf.config import AMALConfig
 from amal_hf.data.classes import name_classes
-from amal_hf.data.columns import LABEL_ALIASES, check_asserted, with_row_ids
+from amal_hf.data.columns import LABEL_ALIASES, check_asserted, with_row_ids, without_idle
 from amal_hf.data.load import load_splits
 from amal_hf.data.overlap import guard_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
@@ -112,7 +112,9 @@ def prepare(
     """
     data = find_models(data)
     losses = source_losses(data, sources)
-    parts = check_texts(divide(load_splits(data.data), data, args.seed), args.text_columns)
+    columns = {column for loss in losses.values() for column in loss.columns}
+    splits = without_idle(load_splits(data.data), {*args.text_columns, data.label_column, *data.annotators, *columns})
+    parts = check_texts(divide(splits, data, args.seed), args.text_columns)
     losses, parts = as_votes(losses, parts, parts["clean"].features["label"].names)
     if data.baseline:
         check_measured(parts)

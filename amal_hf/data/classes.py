@@ -14,10 +14,14 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
 from transformers.utils import logging
 
+from amal_hf import _checks
+
 logger = logging.get_logger(__name__)
 
 MAX_CLASSES = 1000
 """Most classes that are found in a column of labels; more must be listed in `classes`."""
+ORDERED = 500
+"""Most columns whose order is kept."""
 NOTHING = ("-1", "-100")
 """How data sets write "no label", where no class is called so."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
@@ -120,8 +124,8 @@ class ClassReader:
             parts.append(f"{text[:60]!r} ({rows} row{'s' * (rows != 1)}{hint})")
         more = f" and {len(odd) - 5} more spellings" if len(odd) > 5 else ""
         return (
-            f"`classes`: expected a class of {_few(self.names)}, found {', '.join(parts)}{more}{where}. Correct the "
-            "rows, or list every class in `classes`, in the order of its index."
+            f"`classes`: expected a class of {_checks.few(self.names)}, found {', '.join(parts)}{more}{where}. Correct "
+            "the rows, or list every class in `classes`, in the order of its index."
         )
 
 
@@ -132,9 +136,10 @@ def name_classes(splits: DatasetDict, column: str, classes: Sequence[Any] | None
         ValueError: a label that is not among the classes; without `classes`, splits that name or order them otherwise.
     """
     holding = {name: split for name, split in splits.items() if column in split.column_names}
+    given = None if classes is None else ClassReader(classes)
     if not holding:
         return splits
-    reader = ClassReader(infer_classes(holding, column) if classes is None else classes)
+    reader = given or ClassReader(infer_classes(holding, column))
     feature, forgiven = ClassLabel(names=reader.names), Counter[str]()
     named = {}
     for name, split in holding.items():
@@ -190,12 +195,12 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
     if numbers and len(numbers) < len(counts):
         found = sorted(counts)
         raise ValueError(
-            f"`classes`: expected names or numbers in column {column!r}, found both: {_few(found)}. List the names in "
-            "the order of their numbers."
+            f"`classes`: expected names or numbers in column {column!r}, found both: {_checks.few(found)}. List the "
+            "names in the order of their numbers."
         )
-    if any("." in number or number.startswith("-") for number in numbers):
+    if odd := [number for number in numbers if "." in number or number.startswith("-")]:
         raise ValueError(
-            f"`classes`: expected classes in column {column!r}, found numbers such as {numbers[0]}. List them as names "
+            f"`classes`: expected classes in column {column!r}, found numbers such as {odd[0]}. List them as names "
             "in `classes` where they are classes."
         )
     called: dict[str, str] = {}
@@ -227,8 +232,8 @@ def same_classes(splits: Mapping[str, Dataset], column: str = "label") -> list[s
     if any(names != first for names in maps.values()):
         raise ValueError(
             "`classes`: expected the same classes in the same order in every split, found "
-            f"{'; '.join(f'{name}: {_few(names)}' for name, names in maps.items())}. Pass `classes` in one order: "
-            "labels are then matched by name."
+            f"{'; '.join(f'{name}: {_checks.few(names)}' for name, names in maps.items())}. Pass `classes` in one "
+            "order: labels are then matched by name."
         )
     return first
 
@@ -264,12 +269,14 @@ def answers(dataset: Dataset, column: str, where: str = "") -> tuple[np.ndarray,
 
 
 def _replaced(split: Dataset, column: str, values: pa.Array, feature: Any) -> Dataset:
-    """The split with other values in a column, which keeps its place."""
+    """The split with other values in a column, which keeps its place (but stands last of very many)."""
     made = Dataset(pa.table({column: values}), info=DatasetInfo(features=Features({column: feature})))
     rest = split.remove_columns(column)
     if not rest.column_names:
         return made
-    return concatenate_datasets([rest, made], axis=1).select_columns(split.column_names)
+    beside = concatenate_datasets([rest, made], axis=1)
+    # `datasets` puts n columns in order in n² steps
+    return beside.select_columns(split.column_names) if len(split.column_names) <= ORDERED else beside
 
 
 def has_negative(split: Dataset, column: str) -> bool:
@@ -289,7 +296,7 @@ def _positions(counts: Mapping[str, int], column: str) -> list[str]:
 
 
 def _bounded(distinct: int, rows: int, column: str) -> None:
-    if distinct > MAX_CLASSES or (distinct > 50 and 2 * distinct > rows):
+    if distinct > MAX_CLASSES or (distinct > 50 and 2 * distinct > rows) or 20 < distinct == rows:
         raise ValueError(
             f"`label_column`: expected at most {MAX_CLASSES} classes, each on several rows, found {distinct} in {rows} "
             f"rows of {column!r}. Name the column of the class, or list `classes`."
@@ -319,7 +326,3 @@ def _unambiguous(keys: Iterable[str | None]) -> dict[str | None, int]:
     listed = list(keys)
     counts = Counter(listed)
     return {key: i for i, key in enumerate(listed) if key is not None and counts[key] == 1}
-
-
-def _few(names: Sequence[str]) -> str:
-    return str(list(names)) if len(names) <= 12 else f"{[*names[:10]]} and {len(names) - 10} more"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from amal_hf import _checks
 from amal_hf._types import LABELS, ROW_ID
-from amal_hf.data.classes import same_classes
+from amal_hf.data.classes import ORDERED, same_classes
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 
@@ -37,6 +37,23 @@ def with_row_ids(dataset: Dataset) -> Dataset:
             f"{ids.dtype} values in {len(ids)} rows. Drop the column to number rows by position."
         )
     return dataset
+
+
+def without_idle(splits: DatasetDict, read: Collection[str]) -> DatasetDict:
+    """The splits without columns that nobody reads, where there are very many: `datasets` handles each in every step.
+
+    Args:
+        read: columns that a run reads, beside tokens, labels, `row_id` and `true_label`.
+    """
+    kept = {*read, ROW_ID, LABELS, *LABEL_ALIASES, "true_label", "input_ids", "attention_mask", "token_type_ids"}
+    return DatasetDict(
+        {
+            name: split.select_columns([c for c in split.column_names if c in kept])
+            if len(split.column_names) > ORDERED
+            else split
+            for name, split in splits.items()
+        }
+    )
 
 
 class RowIndex:
@@ -202,7 +219,8 @@ def check_labelled(dataset: Dataset) -> str:
     column = label_column(dataset)
     if column is None:
         raise ValueError(
-            f"`clean_dataset`: expected a column 'label', found {dataset.column_names}. Rename the column of the label."
+            f"`clean_dataset`: expected a column 'label', found {_checks.few(dataset.column_names)}. Rename the "
+            "column of the label."
         )
     return column
 

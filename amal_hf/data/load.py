@@ -104,7 +104,7 @@ def _with_votes(table: Dataset, matrices: Sequence[Path], path: Path) -> Dataset
         least = f", least {votes.min()}" if votes.size and votes.dtype.kind in "iuf" else ""
         raise ValueError(
             f"`{name}`: expected whole numbers [rows, functions], -1 where a function abstains; found {votes.dtype} "
-            f"of shape {list(votes.shape)}{least}."
+            f"of shape {list(votes.shape)}{least}. Save Snorkel's matrix L."
         )
     if len(votes) != len(table):
         raise ValueError(
@@ -128,12 +128,12 @@ def _folder(path: Path) -> DatasetDict:
     if "train" not in found:
         raise ValueError(
             f"`data`: expected train.jsonl, .csv or .parquet, a WRENCH or a save_to_disk folder in {str(path)!r}, "
-            f"found {sorted(p.name for p in path.iterdir())[:10]}."
+            f"found {sorted(p.name for p in path.iterdir())[:10]}. Name the file or folder of rows."
         )
     if idle:
         raise ValueError(
-            f"`data`: expected a table beside every matrix of votes, found none for {sorted(m.name for m in idle)}. A "
-            "table train.csv takes train.L.npy or L_train.npy."
+            f"`data`: expected a table beside every matrix of votes, found none for {sorted(m.name for m in idle)}. "
+            "Rename one: a table train.csv takes train.L.npy or L_train.npy."
         )
     info = path / "info.json"
     if info.is_file():

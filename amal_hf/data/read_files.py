@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 
 from amal_hf.data.classes import spelled
+from amal_hf.data.exports import plain_rows
 
 _INTEGER, _FLOAT = re.compile(r"-?(0|[1-9]\d{0,17})"), re.compile(r"-?(0|[1-9]\d{0,14})(\.\d+)?([eE][+-]?\d+)?")
 _LONGEST_FIELD = 2**31 - 1
@@ -78,7 +80,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is none.
     """
     with one_line(path):
-        return json.loads(_text(path))
+        return _parsed(_text(path), path)
 
 
 @contextmanager
@@ -120,6 +122,22 @@ def _text(path: Path) -> str:
             f"`data`: expected text in {str(path)!r}, found bytes of zero: a binary file, or UTF-16. Save it as UTF-8."
         )
     return raw.decode("utf-8-sig")
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """The value that a text of JSON stands for; no name may stand twice in an object, where the last would win."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice = sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+            raise ValueError(
+                f"`data`: expected every name once in an object of {path.name!r}, found twice: {twice[:5]}. Drop or "
+                "rename one."
+            )
+        return made
+
+    return json.loads(text, object_pairs_hook=once)
 
 
 def _read_csv(path: Path) -> Dataset:
@@ -177,11 +195,11 @@ def _cells(cells: list[str]) -> pa.Array:
 def _read_json(path: Path) -> Dataset:
     text, rows = _text(path), []
     if text.lstrip()[:1] == "[":
-        rows = json.loads(text)
+        rows = _parsed(text, path)
     else:
         for number, line in enumerate(text.split("\n"), 1):
             try:
-                rows.append(json.loads(line)) if line.strip() else None
+                rows.append(_parsed(line, path)) if line.strip() else None
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"`data`: expected a JSON object in line {number} of {path.name!r}, found {line.strip()[:40]!r} "
@@ -193,10 +211,12 @@ def _read_json(path: Path) -> Dataset:
             f"`data`: expected an object in every row of {path.name!r}, found {str(rows[odd])[:40]!r} in row {odd}. "
             'Write rows as {"text": ..., "label": ...}.'
         )
-    if len(rows) == 1 and len(rows[0]) > 1 and all(isinstance(value, (list, dict)) for value in rows[0].values()):
+    alone = text.lstrip()[:1] == "{" and len(rows) == 1 and len(rows[0]) > 1
+    if alone and all(isinstance(value, (list, dict)) for value in rows[0].values()):
         raise ValueError(
             f"`data`: expected one object a row in {path.name!r}, found one object of columns. Write one object a line."
         )
+    rows = [*plain_rows(rows, path.name)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return Dataset(pa.table({name: _values(name, [row.get(name) for row in rows]) for name in names}))
 

@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Value
 from transformers.utils import logging
 
+from amal_hf import _checks
+
 logger = logging.get_logger(__name__)
 
 CLEAN_SPLITS = ("clean", "validation")
@@ -143,6 +145,22 @@ def tested(splits: Mapping[str, Dataset], name: str) -> Dataset | None:
         return None
 
 
+def as_text(split: Dataset, column: str, name: str) -> Dataset:
+    """The split with a column that holds texts; whole numbers are such, in a file whose texts are all numbers.
+
+    Raises:
+        ValueError: it holds anything else.
+    """
+    kind = split.select_columns([column]).with_format("arrow")[:0].column(0).type
+    if pa.types.is_integer(kind):
+        return split.cast_column(column, Value("string"))
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        raise ValueError(
+            f"`text_columns`: expected texts in column {column!r} of {name!r}, found {kind}. Name another column."
+        )
+    return split
+
+
 def check_texts(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[str, Dataset]:
     """The splits, their texts as text; rows that are tokens already pass.
 
@@ -156,17 +174,11 @@ def check_texts(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[s
         for column in columns:
             if column not in split.column_names:
                 raise ValueError(
-                    f"`text_columns`: expected a column {column!r} in {name!r}, found {split.column_names}. Rename the "
-                    "column of the text, or set text_columns."
+                    f"`text_columns`: expected a column {column!r} in {name!r}, found "
+                    f"{_checks.few(split.column_names)}. Rename the column of the text, or set text_columns."
                 )
-            values = split.select_columns([column]).with_format("arrow")[:].column(0)
-            if pa.types.is_integer(values.type):  # a file whose texts are all numbers
-                made[name], values = made[name].cast_column(column, Value("string")), values.cast(pa.string())
-            if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-                raise ValueError(
-                    f"`text_columns`: expected texts in column {column!r} of {name!r}, found {values.type}. Name "
-                    "another column."
-                )
+            made[name] = as_text(made[name], column, name)
+            values = made[name].select_columns([column]).with_format("arrow")[:].column(0)
             blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0), True)
             rows = np.flatnonzero(blank.to_numpy(zero_copy_only=False) if len(values) else [])
             if len(rows):

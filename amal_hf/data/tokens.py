@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 from transformers.utils import logging
 
+from amal_hf import _checks
+
 logger = logging.get_logger(__name__)
 
 CUT = "amal_cut"
@@ -33,7 +35,7 @@ def tokenized(
         what = f"column(s) {missing}" if missing else "a tokenizer"
         raise ValueError(
             f"`text_columns`: expected tokens (`input_ids`) or text with a tokenizer; {what} missing among "
-            f"{dataset.column_names}. Tokenize first, pass `processing_class`, or set `text_columns`."
+            f"{_checks.few(dataset.column_names)}. Tokenize first, pass `processing_class`, or set `text_columns`."
         )
 
     def read(rows: dict[str, list[Any]]) -> dict[str, Any]:

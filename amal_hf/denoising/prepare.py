@@ -216,7 +216,7 @@ def with_clean_rows(train: Dataset, clean: Dataset, labels: Tensor, num_classes:
     sure = SURE * np.eye(num_classes, dtype=np.float32)[truth]
     sure -= np.log(np.exp(sure).sum(1, keepdims=True))
     added = _with_column(_with_column(clean, LOG_POSTERIOR, sure), CLEAN_LABEL, truth)
-    shared = [c for c in train.column_names if c in added.column_names and c != ROW_ID]
+    shared = [c for c in train.column_names if c in {*added.column_names} - {ROW_ID}]
     rows = _with_column(train, CLEAN_LABEL, np.full(len(train), -100))
     added = added.select_columns([*shared, CLEAN_LABEL]).select(np.tile(np.arange(len(added)), times))
     if ROW_ID in train.column_names:

@@ -50,10 +50,12 @@ def check_votes(
     if names is not None and matrix.shape[1] != len(names):
         raise ValueError(
             f"`{where}`: expected {len(names)} votes in every row, one per function {list(names)}; found "
-            f"{matrix.shape[1]}."
+            f"{matrix.shape[1]}. Name as many as there are functions."
         )
     if rows is not None and len(matrix) != rows:
-        raise ValueError(f"`{where}`: expected votes on {rows} rows, as many as the table has; found {len(matrix)}.")
+        raise ValueError(
+            f"`{where}`: expected votes on {rows} rows, as many as the table has; found {len(matrix)}. Vote on it."
+        )
     named = [str(j) for j in range(matrix.shape[1])] if names is None else list(names)
     wrong = np.argwhere((matrix < ABSTAIN) | (matrix >= num_classes))
     if len(wrong):
@@ -97,17 +99,19 @@ def vote_matrix(dataset: Dataset, column: str = VOTES) -> np.ndarray:
     lists = hasattr(votes.type, "value_type")
     flat = votes.flatten() if lists else votes
     if not lists or not pa.types.is_integer(flat.type):
-        raise ValueError(f"`{column}`: expected a list of integers in every row, found {votes.type}.")
+        raise ValueError(
+            f"`{column}`: expected a list of integers in every row, found {votes.type}. Name the column of votes."
+        )
     missing = votes.null_count + flat.null_count
     if missing:
         raise ValueError(
-            f"`{column}`: expected a vote of every function, found {missing} missing: write -1 to abstain."
+            f"`{column}`: expected a vote of every function, found {missing} missing. Write -1 to abstain."
         )
     lengths = pc.min_max(pc.list_value_length(votes)).as_py()
     if lengths["min"] != lengths["max"]:
         raise ValueError(
             f"`{column}`: expected as many votes in every row as there are functions, found {lengths['min']} to "
-            f"{lengths['max']}."
+            f"{lengths['max']}. Give every row as many."
         )
     width = votes.type.list_size if pa.types.is_fixed_size_list(votes.type) else lengths["max"] or 0
     return flat.to_numpy(zero_copy_only=False).reshape(len(votes), width)

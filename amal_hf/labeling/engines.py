@@ -38,10 +38,13 @@ def spans(rows: int, size: int) -> list[range]:
 
 
 def in_processes(voter: Voter, num_proc: int) -> Votes:
-    """Votes of `num_proc` processes; a few chunks each are under way at any time."""
+    """Votes of `num_proc` processes; a few chunks each are under way at any time.
+
+    Functions of a file that a command was given never vote in the command's own process, which they could end.
+    """
     rows = len(voter.dataset)
     chunks = spans(rows, max(1, min(CHUNK_ROWS, math.ceil(rows / (4 * num_proc)))))
-    if num_proc == 1 or len(chunks) <= 1:
+    if (num_proc == 1 or len(chunks) <= 1) and not isinstance(voter.functions, FunctionFile):
         yield from map(voter, chunks)
         return
     pending: deque[Any] = deque()
@@ -56,8 +59,8 @@ def in_processes(voter: Voter, num_proc: int) -> Votes:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise OSError(
-                "`num_proc`: a process that applies labeling functions died, of memory or of a function that ends it. "
-                "Try fewer processes."
+                "`functions`: expected processes that live until every row is voted on, found that one died: of memory "
+                "or of a function that ends it. Mend that function, or try fewer processes in num_proc."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -42,7 +42,8 @@ def labelled_subset(split: Dataset, column: str = "labeled") -> tuple[Dataset, D
     flags = _column(split, column)
     if not pa.types.is_boolean(flags.type) or flags.null_count:
         raise ValueError(
-            f"`{column}`: expected true or false on every row, found {flags.type} with {flags.null_count} missing."
+            f"`{column}`: expected true or false on every row, found {flags.type} with {flags.null_count} missing. "
+            "Fill it."
         )
     labelled = flags.to_numpy(zero_copy_only=False).astype(bool)
     return split.select(np.flatnonzero(labelled)), split.select(np.flatnonzero(~labelled))
@@ -75,7 +76,9 @@ def votes_from_columns(
     _needs("dataset", dataset, columns)
     if column in dataset.column_names or not columns:
         found = f"a column {column!r} already" if columns else "no columns"
-        raise ValueError(f"`columns`: expected columns of answers to put into a new {column!r}, found {found}.")
+        raise ValueError(
+            f"`columns`: expected columns of answers to put into a new {column!r}, found {found}. Name others."
+        )
     reader = ClassReader(classes)
     votes = np.full((len(dataset), len(columns)), ABSTAIN, np.int32)
     odd: dict[str, Counter[Any]] = {}
@@ -180,15 +183,17 @@ def join_columns(dataset: Dataset, other: Dataset, on: str = ROW_ID) -> Dataset:
         keys[argument] = each[on][:]
         twice = [key for key, count in Counter(keys[argument]).most_common(5) if count > 1]
         if twice:
-            raise ValueError(f"`{argument}`: expected {on!r} to be unique, found more than once: {twice}.")
+            raise ValueError(
+                f"`{argument}`: expected {on!r} to be unique, found more than once: {twice}. Drop the repeated rows."
+            )
     place = {key: i for i, key in enumerate(keys["other"])}
     lost = [key for key in keys["dataset"] if key not in place]
     if lost or len(place) != len(dataset):
         raise ValueError(
             f"`other`: expected the same rows by {on!r}, found {len(place)} for {len(dataset)}, {len(lost)} of these "
-            f"missing: {lost[:5]}."
+            f"missing: {lost[:5]}. Join tables of the same rows."
         )
-    both = [c for c in other.column_names if c in dataset.column_names and c != on]
+    both = sorted({*other.column_names} & {*dataset.column_names} - {on})
     if both:
         raise ValueError(f"`other`: expected new columns, found {both} in both. Drop or rename them in one.")
     added = other.remove_columns(on).select([place[key] for key in keys["dataset"]])
@@ -198,7 +203,8 @@ def join_columns(dataset: Dataset, other: Dataset, on: str = ROW_ID) -> Dataset:
 def _needs(argument: str, dataset: Dataset, columns: Sequence[str]) -> None:
     missing = [c for c in columns if c not in dataset.column_names]
     if missing:
-        raise ValueError(f"`{argument}`: expected column(s) {missing}, found only {dataset.column_names}. Name others.")
+        found = _checks.few(dataset.column_names)
+        raise ValueError(f"`{argument}`: expected column(s) {missing}, found only {found}. Name others.")
 
 
 def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:

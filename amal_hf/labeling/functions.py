@@ -12,6 +12,8 @@ from typing import Any
 
 from snorkel.labeling import LabelingFunction
 
+from amal_hf import _checks
+
 
 class FunctionFile(tuple[LabelingFunction, ...]):
     """The labeling functions of a file; another process receives its path and runs it anew."""
@@ -37,15 +39,20 @@ def load_functions(path: str | Path) -> FunctionFile:
     """
     path = Path(path).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"`LFS.py`: expected a Python file of labeling functions, found no {str(path)!r}.")
+        raise FileNotFoundError(
+            f"`LFS.py`: expected a Python file of labeling functions, found no {str(path)!r}. Check the path."
+        )
     if path.suffix != ".py":
-        raise ValueError(f"`LFS.py`: expected a Python file of labeling functions, found {path.name!r}.")
+        raise ValueError(
+            f"`LFS.py`: expected a Python file of labeling functions, found {path.name!r}. Name it first, then data."
+        )
     module = _run(path)
     functions = FunctionFile({id(each): each for each in _defined(vars(module).values())}.values())
     functions.path, functions.module = str(path), module.__name__
     if not functions:
         raise ValueError(
-            f"`LFS.py`: expected functions decorated with snorkel's @labeling_function() in {path.name!r}, found none."
+            f"`LFS.py`: expected functions decorated with snorkel's @labeling_function() in {path.name!r}, found none. "
+            "Write `from snorkel.labeling import labeling_function` and @labeling_function() above each."
         )
     check_names(functions)
     return functions
@@ -60,7 +67,9 @@ def check_names(functions: Sequence[LabelingFunction]) -> tuple[str, ...]:
     names = tuple(function.name for function in functions)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise ValueError(f"`functions`: expected a name of its own for every labeling function, found {twice} twice.")
+        raise ValueError(
+            f"`functions`: expected a name of its own for every labeling function, found {twice} twice. Rename one."
+        )
     return names
 
 
@@ -75,11 +84,11 @@ def _run(path: Path) -> Any:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         del sys.modules[name]
         raise ValueError(
             f"`LFS.py`: expected a file that Python can run, found that {path.name!r} raises "
-            f"{type(error).__name__}: {error}"
+            f"{_checks.raised(error)}. Mend it: python {path.name} shows where."
         ) from error
     return module
 

@@ -91,7 +91,10 @@ def fit(name: str, votes: np.ndarray, num_classes: int, seed: int = 0) -> Poster
     votes = np.asarray(votes)
     covered = votes[(votes != ABSTAIN).any(1)].astype(np.int64)
     if not len(covered):
-        raise ValueError("`votes`: expected a vote on some row to fit a label model to, found none.")
+        raise ValueError(
+            "`votes`: expected a vote on some row to fit a label model to, found none. Mend the functions, or choose "
+            "label_models='majority'."
+        )
     with _random_state_kept():
         if name == "snorkel":
             snorkel = LabelModel(cardinality=num_classes, verbose=False)

@@ -114,7 +114,7 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
         ValueError: naming the setting.
     """
     if not config.output_dir:
-        raise ValueError("`output_dir`: expected a folder to write, found none.")
+        raise ValueError("`output_dir`: expected a folder to write, found none. Name one: --output_dir DIR.")
     check_output(config.output_dir, "label", {})
     check_models(config.models, functions, len(class_names(splits, config)))
     _checks.one_of("engine", config.engine, ENGINES)
@@ -122,11 +122,14 @@ def check_config(config: LabelConfig, splits: DatasetDict, functions: int) -> No
     _checks.positive("num_proc", config.num_proc, zero=True)
     _checks.positive("num_workers", config.num_workers)
     if not any(len(split) for split in splits.values()):
-        raise ValueError("`data`: expected at least one row, found none.")
+        raise ValueError("`data`: expected at least one row, found none. Fill the file.")
     for name, split in splits.items():
         feature = split.features.get(config.label_column)
         if feature is not None and not isinstance(feature, ClassLabel):
-            raise ValueError(f"`label_column`: expected classes in {config.label_column!r} of {name}, found {feature}.")
+            raise ValueError(
+                f"`label_column`: expected classes in {config.label_column!r} of {name}, found {feature}. Name the "
+                "column of the class."
+            )
     replaced = sorted({VOTES, *COLUMNS.values()} & {c for split in splits.values() for c in split.column_names})
     if replaced:
         warnings.warn(
@@ -206,10 +209,11 @@ def _aggregate(
 
 def _chunks(split: Dataset, label_column: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Votes `[rows, M]` and gold `[rows]`, -1 where unknown (None without a label column)."""
+    there = label_column in split.column_names
+    read = split.select_columns([VOTES, *([label_column] if there else [])])
     for span in spans(len(split), CHUNK_ROWS):
-        part = split.select(span)
-        gold = None
-        if label_column in split.column_names:
+        part, gold = read.select(span), None
+        if there:
             gold = np.array([-1 if label is None else max(label, -1) for label in part[label_column]])
         yield vote_matrix(part), gold
 

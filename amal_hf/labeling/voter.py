@@ -13,8 +13,10 @@ import numpy as np
 from datasets import Dataset
 from snorkel.labeling import LabelingFunction
 
+from amal_hf import _checks
 from amal_hf.losses import ABSTAIN
 
+WHOLE = (numbers.Integral, np.bool_)
 LARGEST = np.iinfo(np.int32).max - 1
 """The highest class where their number is not known; one more marks a failure."""
 
@@ -68,12 +70,12 @@ class Voter:
             for row in rows:
                 try:
                     answers.append(function(row))
-                except Exception as error:
+                except (Exception, SystemExit, GeneratorExit) as error:
                     if self.on_error == "raise":
                         raise ValueError(
-                            f"`functions`: labeling function {function.name!r} raised {type(error).__name__}: {error}; "
-                            f"on {self._place(span, rows, len(answers))}. Mend it, or let it abstain where it raises "
-                            "with on_error='abstain'."
+                            f"`functions`: expected a vote, found that labeling function {function.name!r} raised "
+                            f"{_checks.raised(error)}; on {self._place(span, rows, len(answers))}. Mend it, or let it "
+                            "abstain where it raises with on_error='abstain'."
                         ) from error
                     faults[function.name] += 1
                     answers.append(ABSTAIN)
@@ -83,13 +85,10 @@ class Voter:
         return votes, faults
 
     def _checked(self, answers: list[Any], name: str, span: Sequence[int], rows: Sequence[Row]) -> np.ndarray:
-        try:
+        if all(issubclass(kind, WHOLE) for kind in {*map(type, answers)}):
             votes = np.asarray(answers)
-        except ValueError:  # lists of several lengths
-            votes = np.empty(0)
-        whole = votes.shape == (len(rows),) and (votes.dtype.kind in "iub" or not answers)
-        if whole and votes.min(initial=0) >= ABSTAIN and votes.max(initial=0) <= self.highest:
-            return votes
+            if votes.min(initial=0) >= ABSTAIN and votes.max(initial=0) <= self.highest:
+                return votes
         i = next(i for i, vote in enumerate(answers) if not is_vote(vote, self.highest))
         raise ValueError(
             f"`functions`: expected votes from -1 (abstain) to {self.highest}, found that labeling function {name!r} "
@@ -104,7 +103,7 @@ class Voter:
 
 def is_vote(vote: Any, highest: int) -> bool:
     """Whether a labeling function may return this."""
-    return isinstance(vote, (numbers.Integral, np.bool_)) and ABSTAIN <= int(vote) <= highest
+    return isinstance(vote, WHOLE) and ABSTAIN <= int(vote) <= highest
 
 
 def forget(preprocessors: Iterable[Any]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from amal_hf.data.read_files import read_json
 from amal_hf.labeling.checks import VOTES, VoteWarning, check_votes, vote_matrix, warn_abstaining
 from amal_hf.labeling.label_splits import NAMES, SUMMARY
 from amal_hf.losses import ABSTAIN
@@ -18,7 +19,16 @@ from amal_hf.losses import ABSTAIN
 def function_names(folder: str, column: str = VOTES) -> tuple[str, ...] | None:
     """Names of the functions behind a column of votes, where `amal-hf label` wrote them beside the data; else None."""
     file = Path(folder) / NAMES
-    return tuple(json.loads(file.read_text())) if folder and column == VOTES and file.is_file() else None
+    return _listed(read_json(file), file) if folder and column == VOTES and file.is_file() else None
+
+
+def _listed(found: Any, file: Path) -> tuple[str, ...]:
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ValueError(
+            f"`data`: expected a list of names in {str(file)!r}, found {str(found)[:60]}. Write the folder anew: "
+            "amal-hf label."
+        )
+    return tuple(found)
 
 
 def check_order(folder: str, splits: Mapping[str, Dataset], label_column: str, classes: Sequence[str]) -> None:
@@ -36,7 +46,8 @@ def check_order(folder: str, splits: Mapping[str, Dataset], label_column: str, c
     counted = next((list(feature.names) for feature in features if isinstance(feature, ClassLabel)), None)
     summary = Path(folder) / SUMMARY
     if folder and summary.is_file() and (Path(folder) / NAMES).is_file():
-        counted = json.loads(summary.read_text())["classes"]
+        found = read_json(summary)
+        counted = list(_listed(found.get("classes") if isinstance(found, dict) else found, summary))
     numbered = counted is not None and counted == [str(c) for c in range(len(counted))]  # named only now
     if counted is not None and not numbered and counted != list(classes):
         raise ValueError(

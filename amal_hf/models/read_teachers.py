@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from amal_hf import _checks
 from amal_hf._files import check_writable
+from amal_hf.data.split import as_text
 from amal_hf.models.class_order import output_order
 from amal_hf.models.pooling import check_layers
 from amal_hf.models.teacher import Teacher, find_teachers
@@ -155,7 +156,9 @@ def name_teachers(teachers: Sequence[str], given: Sequence[str] = ()) -> list[st
     """
     if given:
         if len(given) != len(teachers) or len(set(given)) != len(given):
-            raise ValueError(f"`names`: expected {len(teachers)} different names, for {teachers}, found {list(given)}.")
+            raise ValueError(
+                f"`names`: expected {len(teachers)} different names, for {teachers}, found {list(given)}. Name each."
+            )
         return list(given)
     if len(teachers) == 1:
         return ["teacher"]
@@ -173,8 +176,9 @@ def _orders(teachers: Sequence[Teacher], rows: Dataset, config: TeachConfig) -> 
     theirs = [str(first.id2label[i]) for i in range(first.num_labels)]
     if config.label_column and label is None and not config.classes:
         warnings.warn(
-            f"`label_column`: expected {config.label_column!r} among {rows.column_names}, found that it is not there. "
-            f"Classes stand in the order of {teachers[0].name!r}: {theirs}; name it, or set it to '' if there is none.",
+            f"`label_column`: expected {config.label_column!r} among {_checks.few(rows.column_names)}, found "
+            f"that it is not there. Classes stand in the order of {teachers[0].name!r}: {theirs}; name it, or set it "
+            "to '' if there is none.",
             UserWarning,
             stacklevel=3,
         )
@@ -209,8 +213,10 @@ def _texts(rows: Dataset, split: str, config: TeachConfig) -> Dataset:
     needed = [*config.text_columns, config.where] if config.where else config.text_columns
     _checks.columns(split, rows.column_names, {"teacher": needed})
     if not len(rows):
-        raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none.")
+        raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none. Fill it.")
     texts = rows.select_columns(list(config.text_columns)).with_format(None)
+    for column in config.text_columns:
+        texts = as_text(texts, column, split)
     asked = [value == 1 for value in rows[config.where]] if config.where else [True] * len(rows)
     for column in config.text_columns:
         empty = [i for i, (text, ask) in enumerate(zip(texts[column], asked, strict=True)) if ask and text is None]

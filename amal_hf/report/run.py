@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset, load_from_disk
 
-from amal_hf.run_folder.format import check_format
-
-NONE = -1
-"""Class index of a source (or a student) that names no class on a row."""
-_NAMED = ("label", "majority", "teacher", "probe", "student", "true_label")
+from amal_hf import _checks
+from amal_hf.run_folder.read import NAMED, NONE, answers_of, check_described, classes_of, json_object, read_rows
 
 
 @dataclass(frozen=True)
@@ -87,159 +82,100 @@ def read_run(run_dir: str | Path) -> Run:
         ValueError: a file that is not what it should be; the message says which part.
     """
     folder = Path(run_dir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"`run_dir`: expected a run folder, found nothing at {str(folder)!r}. Train first.")
-    for part in ("run.json", "rows"):
-        if not (folder / part).exists():
-            raise FileNotFoundError(
-                f"`run_dir`: expected a run folder with run.json and rows/, found no {part} in {str(folder)!r}. "
-                "Pass the folder a finished run wrote."
-            )
-    about = _object(folder / "run.json")
-    _check_about(about)
-    rows = _load_rows(folder / "rows")
-    table: pa.Table = rows.with_format("arrow")[:]
-    width = len(about["sources"])
-    weights = _matrix(table["weights"], np.nan, np.float64)
-    mask = _matrix(table["mask"], False, bool)
-    for name, matrix in (("weights", weights), ("mask", mask)):
-        if matrix.shape[1] != width:
-            raise ValueError(
-                f"`rows`: expected {width} {name} per row, one per source in run.json, found {matrix.shape[1]}. "
-                "Write rows/ and run.json from the same run."
-            )
-    covers, mask = mask, mask & np.isfinite(weights)
-    votes = _wide(table, "votes", NONE, np.int64)
-    answers = _answers(table)
-    columns = {name: _classes(table, name) for name in _NAMED}
-    asserts = {**_usual(about["sources"], about.get("primary"), votes.shape[1]), **(about.get("asserts") or {})}
+    about, rows, read = read_rows(folder)
+    check_described(about)
+    mask = read["mask"] & np.isfinite(read["weights"])
+    given, width = about.get("asserts") or {}, read["votes"].shape[1]
+    asserts = {**_usual(about["sources"], about.get("primary"), width), **given}
+    places = _places(read)
+    if odd := {k: v for k, v in given.items() if k not in about["sources"] or not (v is None or v in places)}:
+        raise ValueError(
+            f"`run.json`: expected sources and columns of the rows in 'asserts', found {str(odd)[:60]}. Write rows/ "
+            "and run.json from the same run."
+        )
     return Run(
         about=about,
-        history=_check_history(_object(folder / "history.json")),
-        metrics=_object(folder / "metrics.json"),
+        history=_check_history(json_object(folder / "history.json")),
+        metrics=_check_metrics(json_object(folder / "metrics.json")),
         rows=rows,
-        weights=np.where(mask, weights, np.nan),
-        covers=covers,
+        weights=np.where(mask, read["weights"], np.nan),
+        covers=read["mask"],
         mask=mask,
-        asserted=np.where(mask, _asserted(about["sources"], asserts, columns, votes, answers["teachers"]), NONE),
-        votes=votes,
-        **answers,
-        clean=_clean(folder / "clean", answers["teachers"].shape[1]),
+        asserted=np.where(mask, _asserted(about["sources"], asserts, places, len(rows)), NONE),
+        votes=read["votes"],
+        teachers=read["teachers"],
+        teachers_confidence=read["teachers_confidence"],
+        clean=_clean(folder / "clean", read["teachers"].shape[1], len(about["classes"])),
         asserts=asserts,
-        corrected=_matrix(table["corrected"], 0.0, np.float64) if "corrected" in table.column_names else None,
-        columns=columns,
+        corrected=read.get("corrected"),
+        columns={name: read[name] for name in NAMED},
     )
 
 
-def _answers(table: pa.Table) -> dict[str, np.ndarray]:
-    """The teachers' classes and confidence on rows, `[N, T]`."""
-    asserted, sure = _wide(table, "teachers", NONE, np.int64), _wide(table, "teachers_confidence", 0.0, np.float64)
-    if asserted.shape != sure.shape:
-        raise ValueError(
-            f"`rows`: expected as many `teachers_confidence` as `teachers` per row, found {sure.shape[1]} and "
-            f"{asserted.shape[1]}. Write both from the same run."
-        )
-    return {"teachers": asserted, "teachers_confidence": sure}
-
-
-def _clean(path: Path, width: int) -> dict[str, np.ndarray]:
+def _clean(path: Path, width: int, classes: int) -> dict[str, np.ndarray]:
     """The teachers' classes on the clean rows; nothing where they were not kept, or of another number of teachers."""
     if not path.is_dir() or not width:
         return {}
-    table: pa.Table = load_from_disk(str(path)).with_format("arrow")[:]
-    answers = _answers(table)
-    return {"label": _classes(table, "label"), **answers} if answers["teachers"].shape[1] == width else {}
-
-
-def _wide(table: pa.Table, name: str, fill: Any, kind: Any) -> np.ndarray:
-    """A list column as a matrix; one without columns where it is absent."""
-    return _matrix(table[name], fill, kind) if name in table.column_names else np.empty((len(table), 0), kind)
-
-
-def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
+        table: pa.Table = load_from_disk(str(path)).with_format("arrow")[:]
+    except Exception as error:
         raise ValueError(
-            f"`{path.name}`: expected JSON, found a file that is not ({error}). Write it again."
+            f"`clean`: expected a folder written by `Dataset.save_to_disk`, found {str(path)!r} "
+            f"({_checks.raised(error)}). Save it again, or remove it."
         ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"`{path.name}`: expected a JSON object, found a {type(found).__name__}. Write it again.")
-    return found
-
-
-def _check_about(about: dict[str, Any]) -> None:
-    check_format(about)
-    for name in ("sources", "classes"):
-        found = about.get(name)
-        if not isinstance(found, list) or not found or not all(isinstance(each, str) for each in found):
-            raise ValueError(f"`run.json`: expected {name!r}, a list of names, found {found!r}. Add it.")
-    if about.get("primary") not in (None, *about["sources"]):
-        raise ValueError(
-            f"`run.json`: expected 'primary' to be one of the sources {about['sources']}, found {about['primary']!r}. "
-            "Name one of them, or null for the first."
-        )
+    answers = answers_of(table, classes)
+    return {"label": classes_of(table, "label", classes), **answers} if answers["teachers"].shape[1] == width else {}
 
 
 def _check_history(history: dict[str, Any]) -> dict[str, Any]:
-    steps = len(history.get("step", ()))
+    steps = history.get("step", [])
+    lines = {("step", ""): steps}
     for kind in ("mean", "q10", "q90"):
-        for source, line in history.get(kind, {}).items():
-            if len(line) != steps:
-                raise ValueError(
-                    f"`history.json`: expected {steps} in {kind!r} of {source!r}, found {len(line)}. Write it again."
-                )
+        of_kind = history.get(kind, {})
+        lines |= (
+            {(kind, s): line for s, line in of_kind.items()} if isinstance(of_kind, dict) else {(kind, ""): of_kind}
+        )
+    for (kind, source), line in lines.items():
+        which = f"{kind!r}{f' of {source!r}' * bool(source)}"
+        if not isinstance(line, list) or not all(map(_is_number, line)) or not (source or kind == "step"):
+            raise ValueError(f"`history.json`: expected numbers in {which}, found {str(line)[:60]!r}. Write it again.")
+        if len(line) != len(steps):
+            raise ValueError(f"`history.json`: expected {len(steps)} in {which}, found {len(line)}. Write it again.")
     return history
 
 
-def _load_rows(path: Path) -> Dataset:
-    try:
-        rows = load_from_disk(str(path))
-    except Exception as error:
+def _check_metrics(metrics: dict[str, Any]) -> dict[str, Any]:
+    for split in ("selection", "test"):
+        scores = metrics.get(split)
+        if scores is not None and not (isinstance(scores, dict) and all(map(_is_number, scores.values()))):
+            raise ValueError(
+                f"`metrics.json`: expected numbers by name in {split!r}, found {str(scores)[:60]!r}. Write it again."
+            )
+    methods = metrics.get("comparison") or []
+    if not isinstance(methods, list) or not all(isinstance(method, dict) for method in methods):
         raise ValueError(
-            f"`rows`: expected a folder written by `Dataset.save_to_disk`, found {str(path)!r} ({error}). "
-            "Save it again."
-        ) from error
-    if not isinstance(rows, Dataset):
-        raise ValueError(f"`rows`: expected one Dataset, found a {type(rows).__name__}. Save the training split alone.")
-    missing = [c for c in ("row_id", "text", "label", "weights", "mask") if c not in rows.column_names]
-    if missing or not len(rows):
-        raise ValueError(
-            f"`rows`: expected one row per training row with columns row_id, text, label, weights, mask; "
-            f"found {len(rows)} rows and no {missing or 'data'}. Add what is missing."
+            f"`metrics.json`: expected a list of methods in 'comparison', found {str(methods)[:60]!r}. Write it again."
         )
-    return rows
+    return metrics
 
 
-def _matrix(column: pa.ChunkedArray, fill: Any, kind: Any) -> np.ndarray:
-    """A list column as a matrix; short rows are filled up."""
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(int)
-    flat = pc.list_flatten(column)
-    flat = flat.to_numpy() if flat.null_count == 0 else np.array([fill if v is None else v for v in flat.to_pylist()])
-    matrix = np.full((len(lengths), lengths.max(initial=0)), fill, dtype=kind)
-    matrix[np.arange(matrix.shape[1]) < lengths[:, None]] = flat
-    return matrix
+def _is_number(found: Any) -> bool:
+    return found is None or (isinstance(found, (int, float)) and not isinstance(found, bool))
 
 
-def _classes(table: pa.Table, name: str) -> np.ndarray:
-    if name not in table.column_names:
-        return np.full(len(table), NONE)
-    found = pc.fill_null(table[name].cast(pa.int64()), NONE).to_numpy()  # a column of nothing has no type of its own
-    return np.where(found < 0, NONE, found)
+def _places(read: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Classes `[N]` by where `asserts` finds them: a column, `votes/j` or `teachers/j`."""
+    places = {name: read[name] for name in NAMED}
+    for name in ("votes", "teachers"):
+        places |= {f"{name}/{j}": read[name][:, j] for j in range(read[name].shape[1])}
+    return places
 
 
 def _asserted(
-    sources: Sequence[str],
-    asserts: Mapping[str, str | None],
-    columns: Mapping[str, np.ndarray],
-    votes: np.ndarray,
-    teachers: np.ndarray,
+    sources: Sequence[str], asserts: Mapping[str, str | None], places: Mapping[str, np.ndarray], rows: int
 ) -> np.ndarray:
     """The class each source asserts, `[N, K]`, before the mask."""
-    places = {**columns}
-    for name, matrix in (("votes", votes), ("teachers", teachers)):
-        places |= {f"{name}/{j}": matrix[:, j] for j in range(matrix.shape[1])}
-    abstains = np.full(len(votes), NONE)
+    abstains = np.full(rows, NONE)
     return np.stack([places.get(asserts.get(name) or "", abstains) for name in sources], axis=1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from amal_hf.data.columns import label_column
 from amal_hf.denoising import LOG_POSTERIOR, PROBE, without_clean_rows
 from amal_hf.labeling.votes import cast_votes
 from amal_hf.losses import ABSTAIN, CrossEntropy, Distillation, LabelingFunctions, Loss
-from amal_hf.run_folder.format import check_format
+from amal_hf.run_folder.read import read_rows
 
 PARQUET, CSV = "corpus.parquet", "corpus.csv"
 TEXT = "text"
@@ -271,13 +270,17 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
     run_dir = Path(run_dir)
     if not (run_dir / "run.json").is_file() or not (run_dir / "rows").is_dir():
         raise FileNotFoundError(
-            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in {str(run_dir)!r}."
+            f"`RUN_DIR`: expected a folder that `amal-hf train` wrote, found no run.json and rows/ in "
+            f"{str(run_dir)!r}. Name the folder of a run that ended."
         )
     target = Path(output_dir) if output_dir else run_dir / "denoised"
     check_output(target, "denoise", {"RUN_DIR": run_dir}, "OUT", within=["RUN_DIR"])
-    run = json.loads((run_dir / "run.json").read_text())
-    check_format(run)
-    rows = load_from_disk(run_dir / "rows")
+    run, rows, _ = read_rows(run_dir)
+    if "corrected" not in rows.column_names:
+        raise ValueError(
+            f"`RUN_DIR`: expected rows with a corrected label, found {rows.column_names}. Train again "
+            "with this version."
+        )
     corpus = corpus_of(rows, run["sources"], run["classes"])
     with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")

@@ -167,3 +167,70 @@ def test_answers_of_annotation_tools(tmp_path):
     (tmp_path / "test.jsonl").write_text('{"text": "a", "label": {"choices": ["y"]}}\n')
     named = name_classes(load_splits(str(tmp_path)), "label", None)
     assert named["train"]["label"][:] == [0, None, 1] and named["test"]["label"][:] == [1]
+
+
+# ---- exports of annotation tools ----
+
+
+def choice(text: str, accept: list[str], answer: str = "accept") -> dict:
+    return {"text": text, "options": [{"id": "x"}, {"id": "y"}], "accept": accept, "answer": answer, "_task_hash": 1}
+
+
+def task(text: str, *choices: list[str], **annotation: bool) -> dict:
+    results = [{"result": [{"type": "choices", "value": {"choices": each}}], **annotation} for each in choices]
+    return {"id": 7, "data": {"text": text, "source": "mail"}, "annotations": results, "predictions": []}
+
+
+EXPORTS = {
+    "choices of Prodigy": ([choice("a", ["x"]), choice("b", []), choice("c", ["y"], "ignore")], ["x", None, None]),
+    "labels of Prodigy": (
+        [
+            {"text": "a", "label": "x", "answer": "accept"},
+            {"text": "b", "label": "x", "answer": "reject"},
+            {"text": "b", "label": "y", "answer": "accept"},
+        ],
+        ["x", "y"],
+    ),
+    "annotators of Prodigy who agree": ([choice("a", ["x"]), choice("a", ["x"]), choice("b", ["y"])], ["x", "y"]),
+    "Label Studio": ([task("a", ["x"]), task("b"), task("c", ["y"], ["y"])], ["x", None, "y"]),
+    "a cancelled annotation": ([task("a", ["x"], was_cancelled=True), task("b", ["y"])], [None, "y"]),
+    "one task": ([task("a", ["x"])], ["x"]),
+}
+
+
+@pytest.mark.parametrize("case", EXPORTS)
+def test_exports_are_read_as_rows(case, tmp_path):
+    rows, labels = EXPORTS[case]
+    for name, content in (("train.json", json.dumps(rows)), ("train.jsonl", "\n".join(map(json.dumps, rows)))):
+        (tmp_path / name).write_text(content)
+        train = load_splits(str(tmp_path / name))["train"]
+        assert train["label"][:] == labels and train["text"][:] == ["a", "b", "c"][: len(labels)]
+        assert not {"answer", "accept", "options", "annotations", "_task_hash"} & {*train.column_names}
+
+
+REFUSED = {
+    "annotators of Prodigy who disagree": ([choice("a", ["x"]), choice("a", ["y"])], "found 'x', 'y' on 'a'. Settle"),
+    "several choices of Prodigy": ([choice("a", ["x", "y"])], "found 'x', 'y' on 'a'"),
+    "one class of Prodigy": (
+        [{"text": t, "label": "x", "answer": a} for t, a in (("a", "accept"), ("b", "reject"))],
+        "found rows on which 'x' alone was accepted or rejected",
+    ),
+    "annotators of Label Studio who disagree": ([task("a", ["x"], ["y"])], "found 'x', 'y' on 'a'"),
+    "several choices of Label Studio": ([task("a", ["x", "y"])], "found 'x', 'y' on 'a'"),
+    "results of no shape": ([{"data": {"text": "a"}, "annotations": [3]}], "expected names of classes chosen"),
+    "a label beside": ([{"data": {"text": "a", "label": "x"}, "annotations": []}], "expected no 'label' beside"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_exports_without_one_class_a_text_are_refused(case, tmp_path):
+    rows, message = REFUSED[case]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match=f"`data`: .*'train.json'.*{re.escape(message)}|{re.escape(message)}"):
+        load_splits(str(tmp_path))
+
+
+def test_a_name_twice_in_an_object(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": "x", "label": "y"}\n')
+    with pytest.raises(ValueError, match=r"`data`: expected every name once in an object of 'train.jsonl', .*'label'"):
+        load_splits(str(tmp_path))

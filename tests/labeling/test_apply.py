@@ -225,7 +225,7 @@ def test_a_process_that_dies_is_no_hang():
 
         os._exit(1)
 
-    with pytest.raises(OSError, match=r"`num_proc`: a process .* died"):
+    with pytest.raises(OSError, match=r"`functions`: .*found that one died"):
         apply_functions([LabelingFunction("ends", ends)], texts(), 2)
 
 

@@ -290,3 +290,10 @@ def test_memory_does_not_grow_with_the_corpus(place):
     print(f"20,000 rows: {small:.0f} MiB, 200,000 rows: {large:.0f} MiB")
     assert large < small + 15
     assert grown(place, 200_000, "held") > 60  # what the texts alone take: the measure sees it
+
+
+@pytest.mark.parametrize("body", ["import os; os._exit(0)", "raise SystemExit(0)", "raise GeneratorExit"])
+def test_no_function_ends_the_command(body, place, capsys):
+    (place / "ends.py").write_text(LFS + f"@labeling_function()\ndef ends(x):\n    {body}\n")
+    assert label(place, lfs="ends.py") == 2
+    assert "`functions`: expected" in capsys.readouterr().err and not (place / "out").exists()

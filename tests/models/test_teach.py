@@ -397,8 +397,13 @@ def test_the_command_writes_a_data_set_that_trains(teacher, tmp_path, config, ca
 
 @pytest.mark.parametrize(
     ("said", "names"),
-    [(["land", "air", "sea"] * 4, ["air", "land", "sea"]), ([0, 1, 2] * 4, None), ([0.0, None, 2.0, 1.0] * 3, None)],
-    ids=["words", "numbers", "numbers with gaps"],
+    [
+        (["land", "air", "sea"] * 4, ["air", "land", "sea"]),
+        ([["land"], ["air"], ["sea"]] * 4, ["air", "land", "sea"]),
+        ([0, 1, 2] * 4, None),
+        ([0.0, None, 2.0, 1.0] * 3, None),
+    ],
+    ids=["words", "lists of a word", "numbers", "numbers with gaps"],
 )
 def test_the_command_names_classes_as_training_does(tmp_path, said, names):
     model = save_teacher(tmp_path / "t")
