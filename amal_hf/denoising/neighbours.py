@@ -60,7 +60,7 @@ class CrossFittedRidge:
     def posterior_expert(self, believe: Believe) -> Expert:
         """What is believed of rows alike; `believe`: -> π `[N, C]`."""
         answered, unseen = self.answers(believe)
-        return _expert(centred(answered), centred(unseen))
+        return of_usual_length(centred(answered), centred(unseen))
 
     def label_expert(self, labels: Tensor, num_classes: int) -> Expert:
         """How rows alike are labelled, for labels `[N]`; negative: none.
@@ -91,14 +91,15 @@ class CrossFittedRidge:
 
         answered, unseen = self.answers(in_named)
         ours, its = (centred(one_hot(classes, num_classes)) for classes in (named, clean_named))
-        return _expert(answered * ours, unseen * its)
+        return of_usual_length(answered * ours, unseen * its)
 
     def _moments(self, targets: Tensor) -> Tensor:
         return _products(self.train, targets - targets.mean(0), self.turn)
 
 
-def _expert(train_log_odds: Tensor, unseen: Tensor) -> Expert:
-    """Of usual length; it must earn its weight, and cannot where next to nothing follows for the clean rows."""
+def of_usual_length(train_log_odds: Tensor, unseen: Tensor) -> Expert:
+    """An expert `[N, C]` of usual length; it must earn its weight, and cannot where next to nothing follows for the
+    clean rows."""
     here, there = (float(each.norm(dim=1).mean()) for each in (unseen, train_log_odds))
     scale = SPAN / max(here, there / LOUDER) if here > 0 else 0.0
     return Expert(scale * train_log_odds, scale * unseen, 0.0)

@@ -107,7 +107,7 @@ def test_a_teacher_that_is_silent_on_all_rows_of_a_kind_is_not_judged(speaks: bo
 def test_next_to_nothing_on_clean_rows_is_not_blown_up(heard: float) -> None:
     """Clean rows that are told 1e-9 of what training rows are cannot judge it: 1e9 times as much drowned the rest."""
     told = torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]]).double() / 2**0.5
-    found = module._expert(told, heard * told)
+    found = module.of_usual_length(told, heard * told)
     length = found.train_log_odds.norm(dim=1).mean()
     assert length == pytest.approx(module.SPAN * min(1 / heard, module.LOUDER))
     torch.testing.assert_close(found.oof_log_odds, heard * found.train_log_odds)
