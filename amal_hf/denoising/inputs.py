@@ -68,7 +68,8 @@ def prepare_rows(trainer: Any) -> Prepared:
         right = int((named == labels[:, None])[covered].sum())
         warn_order(right, int(covered.sum()), num_classes, f"losses[{name!r}]")
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device)
-    encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, args.max_length, bf16=args.bf16)  # noqa: E731
+    read = {"max_length": args.max_length, "bf16": args.bf16, "layers": None}
+    encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, **read)  # noqa: E731
     train, judged = add_posterior(train, clean, labels, num_classes, sources, encode, args.text_columns)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))

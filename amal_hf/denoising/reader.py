@@ -25,6 +25,7 @@ logger = logging.get_logger(__name__)
 
 AT_ONCE = 2048  # rows in tokens
 BATCH = 128
+DEEP = 4  # layers, from which on a middle one tells classes apart that the last does not
 SHORTEST = 16  # tokens; what pools its states to fewer positions (Funnel) can read no shorter text
 
 
@@ -36,7 +37,7 @@ def encode_rows(
     max_length: int = 128,
     *,
     bf16: bool = False,
-    layers: Sequence[int] = (-1,),
+    layers: Sequence[int] | None = (-1,),
 ) -> Tensor:
     """Features `[N, H]` of unit length, float32, on the CPU.
 
@@ -53,6 +54,7 @@ def encode_rows(
         max_length: tokens kept per row; fewer where the model has fewer positions.
         bf16: read under bfloat16 autocast.
         layers: whose hidden states; several stand side by side, `[N, H · layers]`. -1 is the last, 0 the embeddings.
+            None: the one at two thirds of the depth and the last, of four layers and more; else the last.
 
     Raises:
         ValueError: a model that returns no hidden states, or has not these layers.
@@ -106,10 +108,10 @@ class _Reader:
         text_columns: Sequence[str],
         max_length: int,
         bf16: bool,
-        layers: Sequence[int],
+        layers: Sequence[int] | None,
     ) -> None:
         self.model, self.encoder, self.tokenizer = model, get_encoder(model), tokenizer
-        self.text_columns, self.bf16, self.layers = text_columns, bf16, tuple(layers)
+        self.text_columns, self.bf16, self.layers = text_columns, bf16, (-1,) if layers is None else tuple(layers)
         parameter = next(model.parameters())
         self.device = parameter.device
         accepted = inspect.signature(self.encoder.forward).parameters
@@ -129,6 +131,8 @@ class _Reader:
         ids = tokenizer("word " * SHORTEST, truncation=True, max_length=self.max_length)
         probe = {name: [value] for name, value in ids.items()} if ids["input_ids"] else {"input_ids": [[0] * SHORTEST]}
         with in_mode(model, training=False), torch.no_grad():
+            if layers is None:
+                self.layers = self._usual_layers(self._tensors(probe))
             states = self._states(self._tensors(probe))
         if any(s.shape[1] != len(probe["input_ids"][0]) for s in states):
             self.pads, self.shortest = False, SHORTEST
@@ -181,12 +185,24 @@ class _Reader:
             pooled.append(nn.functional.normalize(mean_pooled(states.float(), mask), dim=1))
         return nn.functional.normalize(torch.cat(pooled, 1), dim=1).cpu()
 
-    def _states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Hidden states of the chosen layers, each `[n, T, H]`."""
-        asked: dict[str, Any] = {} if self.layers == (-1,) else {"output_hidden_states": True}
+    def _forward(self, inputs: Mapping[str, Tensor], every_layer: bool) -> Any:
+        asked: dict[str, Any] = {"output_hidden_states": True} if every_layer else {}
         given = {k: v for k, v in {**inputs, **asked, "use_cache": False}.items() if self._accepts(k)}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.encoder(**given)
+            return self.encoder(**given)
+
+    def _usual_layers(self, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The layer at two thirds of the depth and the last, where there are four and all see the same positions."""
+        output = self._forward(inputs, every_layer=True)
+        named = output.get("hidden_states") if isinstance(output, Mapping) else None
+        every = [*named] if isinstance(named, tuple | list) else []
+        depth = len(every) - 1
+        alike = depth >= DEEP and all(isinstance(s, Tensor) and s.shape == every[-1].shape for s in every)
+        return (round(2 * depth / 3), -1) if alike else (-1,)
+
+    def _states(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Hidden states of the chosen layers, each `[n, T, H]`."""
+        output = self._forward(inputs, every_layer=self.layers != (-1,))
         found = _hidden_states(output, self.layers)
         if found is None:
             names = sorted(output) if isinstance(output, Mapping) else [type(output).__name__]

@@ -212,6 +212,21 @@ def test_layers_stand_side_by_side():
         read(model, tokenizer, rows_of(TEXTS), layers=(7,))
 
 
+@pytest.mark.parametrize(("depth", "layers"), [(3, (-1,)), (4, (3, -1)), (6, (4, -1)), (12, (8, -1))])
+def test_the_usual_layers_of_a_deep_encoder(depth, layers):
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**{**SIZES, "num_hidden_layers": depth})).eval()
+    usual, _ = read(model, make_tokenizer(), rows_of(TEXTS), layers=None)
+    named, _ = read(model, make_tokenizer(), rows_of(TEXTS), layers=layers)
+    assert torch.equal(usual, named)
+
+
+def test_an_encoder_that_returns_its_last_states_alone_is_read_there():
+    model = Own(lambda states: {"last_hidden_state": states})
+    usual, _ = read(model, make_tokenizer(), rows_of(TEXTS), layers=None)
+    assert torch.equal(usual, read(model, make_tokenizer(), rows_of(TEXTS))[0])
+
+
 class Own(nn.Module):
     """A user's module: an embedding, and what `returns` makes of its states."""
 
