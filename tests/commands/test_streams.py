@@ -18,7 +18,13 @@ from amal_hf.cli import main
 RUN = [sys.executable, "-m", "amal_hf"]
 
 
-@pytest.mark.parametrize("sent, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "sent, status",
+    [
+        pytest.param(signal.SIGINT, 130, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, id="sigterm"),
+    ],
+)
 def test_a_signal_says_which_checkpoint_is_whole(sent, status, good, written):
     given = {**good, "max_steps": 5000, "save_strategy": "steps", "save_steps": 5, "save_total_limit": 2}
     heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  # a shell's background jobs ignore it
@@ -39,6 +45,7 @@ def test_a_signal_says_which_checkpoint_is_whole(sent, status, good, written):
     assert (named / "trainer_state.json").is_file() and (named / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_ends_no_training(good, written):
     """`amal-hf train ... 2>&1 | head -c 1`."""
     given = {**good, "logging_steps": 1, "disable_tqdm": False}

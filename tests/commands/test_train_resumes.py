@@ -29,7 +29,8 @@ def resumed_is_whole(steps: list[int], method: str, good, written, tmp_path) -> 
         assert one == other
 
 
-@pytest.mark.parametrize("method", ["denoise", pytest.param("trust", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["denoise", "trust"])
 def test_killed_and_gone_on_from(method, good, written, tmp_path):
     """Within an epoch, at its end (an epoch has 9 steps of denoise and 8 of trust), and after the last step."""
     resumed_is_whole([3, 8, STEPS], method, good, written, tmp_path)

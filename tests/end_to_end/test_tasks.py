@@ -275,6 +275,7 @@ def test_resumed_is_uninterrupted(task, make):
 # ---- what is learned ----
 
 
+@pytest.mark.slow
 @both
 def test_labels_that_were_shuffled_are_trusted_less(task, make):
     """40 % of the labels belong to other rows; the teacher is decent. Weights find them, and the student gains."""

@@ -611,7 +611,8 @@ def test_resumed_is_uninterrupted(which, stop, build, rows, losses):
 def test_a_plain_checkpoint_continues_with_fresh_weights(build):
     whole = build({"save_strategy": "steps", "save_steps": 4})
     whole.train()
-    (planted.Path(whole.args.output_dir) / "checkpoint-4" / "amal_state.safetensors").unlink()
+    for ours in ("amal_state.safetensors", "amal_history.json", ".amal_hf.json"):
+        (planted.Path(whole.args.output_dir) / "checkpoint-4" / ours).unlink()
     resumed = build()
     resumed.train(resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-4")
     assert resumed.state.global_step == 8
