@@ -173,9 +173,10 @@ class AMALTrainer(LearnedCheckpoints):
         split = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
         window = Window.of(self.accelerator, batches, self.accelerator.num_processes // split)
         self.weigher.commit(self.state.global_step)
-        if self.stack.folds:
-            for batch in batches:
-                batch[KNOWN] = self.weigher.read(batch, self.model.config.num_labels, self._shown())
+        width = self.model.config.num_labels
+        self.weigher.begin(batches, width)
+        for batch in batches if self.stack.folds else ():
+            batch[KNOWN] = self.weigher.read(batch, width, self._shown())
         return batches, window
 
     def _shown(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -93,13 +93,7 @@ class Weigher:
             width: C, outputs of the model.
             shown: the losses of this step are to be logged: they are computed then, beside what is trained on.
         """
-        mask = self.stack.mask(batch)
-        nothing, zeros = torch.zeros(len(mask), width, device=mask.device), torch.zeros(mask.shape, device=mask.device)
-        targets = self.stack.targets(batch, width) * bool(self.classes)
-        posterior, index = batch.get(self.posterior, nothing), self.positions(batch)
-        if PADDING in batch:
-            index = index.masked_fill(batch[PADDING].to(index.device), PADDED)
-        rows = Rows(index, zeros, mask, targets, class_gradient=nothing, log_posterior=posterior)
+        rows = self._rows(batch, width)
         if self.mixing.reads == "losses":
             return Known(rows, shown=shown)
         soft = self.stack.soft_sources(batch, width)
@@ -108,15 +102,39 @@ class Weigher:
         weights = self.weigh(rows)
         return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights), shown=shown)
 
+    def begin(self, batches: Sequence[Mapping[str, Any]], width: int) -> None:
+        """The mean of Σ_k λ_ik over the rows of the first optimizer step, before it; later ones follow those before them.
+
+        Where λ reads losses it is known only after the step.
+        """
+        if self.settings.normalize != "mean" or self.mean_weight.known or self.mixing.reads == "losses":
+            return
+        for batch in batches:
+            rows = self._rows(batch, width)
+            self._count(self.mixing.used(self.mixing.weights(rows).detach()), rows)
+        self.mean_weight.commit(partial(everyones_sum, self.accelerator))
+
+    def _rows(self, batch: Mapping[str, Any], width: int) -> Rows:
+        """What the mixing sees of a batch before its forward."""
+        mask = self.stack.mask(batch)
+        nothing, zeros = torch.zeros(len(mask), width, device=mask.device), torch.zeros(mask.shape, device=mask.device)
+        targets = self.stack.targets(batch, width) * bool(self.classes)
+        posterior, index = batch.get(self.posterior, nothing), self.positions(batch)
+        if PADDING in batch:
+            index = index.masked_fill(batch[PADDING].to(index.device), PADDED)
+        return Rows(index, zeros, mask, targets, class_gradient=nothing, log_posterior=posterior)
+
     def weigh(self, rows: Rows) -> Tensor:
         """λ as the loss uses it, `[N, K]`; noted in history and running mean."""
         weights = self.mixing.weights(rows).detach()
         if self.settings.log_weights:
             self.history.record(*everyones(self.accelerator, rows.index, weights, rows.mask))
         if self.settings.normalize == "mean":
-            used = self.mixing.used(weights)
-            self.mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
+            self._count(self.mixing.used(weights), rows)
         return self.normalized(weights, rows.mask)
+
+    def _count(self, used: Tensor, rows: Rows) -> None:
+        self.mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
 
     def weighted(
         self, outputs: Outputs, inputs: Mapping[str, Any], known: Known, batch: Batch | None

@@ -159,3 +159,17 @@ def test_smoothing_and_a_loss_function_are_refused_where_they_would_change_evalu
         build({"label_smoothing_factor": 0.1})
     with pytest.raises(ValueError, match="`compute_loss_func`: expected none, found a function"):
         build(compute_loss_func=lambda outputs, labels, num_items_in_batch=None: outputs.logits.sum())
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_first_step_is_weighted_as_the_others_are(accumulation, build):
+    """`normalize="mean"`: a row's weights sum to 1 in the mean, from the first step on."""
+
+    def losses_of(**settings):
+        settings |= {"method": "fixed", "logging_steps": 1, "gradient_accumulation_steps": accumulation}
+        trainer = build(settings)
+        trainer.train()
+        return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+    found = losses_of(normalize="mean", mixing_start=[3.0, 5.0])
+    assert found == pytest.approx(losses_of(normalize="none", mixing_start=[0.375, 0.625]), rel=1e-4)
