@@ -103,7 +103,7 @@ class Weigher:
         return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights), shown=shown)
 
     def begin(self, batches: Sequence[Mapping[str, Any]], width: int) -> None:
-        """The mean of Σ_k λ_ik over the rows of the first optimizer step, before it; later ones follow those before them.
+        """The mean of Σ_k λ_ik over the rows of the first optimizer step, before it; later steps follow those before.
 
         Where λ reads losses it is known only after the step.
         """

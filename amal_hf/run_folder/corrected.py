@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_from_disk
 from torch.utils.data import DataLoader
@@ -236,20 +237,33 @@ def list_suspects(corpus: Dataset) -> Dataset:
 
 def corpus_as_text(corpus: Dataset) -> Dataset:
     """A corrected corpus with names in place of class indices, for a spreadsheet; without `probabilities`."""
-    rows = corpus.remove_columns(["probabilities"]).flatten()
-    if "votes" in rows.column_names:
-        classes = corpus.features["label"].names
-        votes = ["; ".join(classes[v] if v >= 0 else "-" for v in row) for row in rows["votes"][:]]
-        rows = rows.remove_columns(["votes"]).add_column("votes", votes)
-    named = {c: f.names for c, f in rows.features.items() if isinstance(f, ClassLabel)}
-    for column, names in named.items():
-        entries = [None if y is None else names[y] for y in rows[column]]
-        rows = rows.remove_columns([column]).add_column(column, entries)
-    return rows
+    rows = with_class_names(corpus.remove_columns(["probabilities"]).flatten())
+    if "votes" not in rows.column_names:
+        return rows
+    votes = ["; ".join("-" if vote is None else vote for vote in row) for row in rows["votes"][:]]
+    return rows.remove_columns(["votes"]).add_column("votes", votes)
+
+
+def with_class_names(corpus: Dataset) -> Dataset:
+    """A corrected corpus with names in place of class indices, in `votes` too, where null abstains."""
+    table, classes = corpus.with_format("arrow")[:], corpus.features["label"].names
+    for at, (column, feature) in enumerate(corpus.features.items()):
+        entries = table[column].combine_chunks()
+        if isinstance(feature, ClassLabel):
+            table = table.set_column(at, column, _named(entries, feature.names))
+        elif column == "votes":
+            lists = entries.cast(pa.list_(pa.int64()))
+            named = pa.ListArray.from_arrays(lists.offsets, _named(lists.values, classes), mask=lists.is_null())
+            table = table.set_column(at, column, named)
+    return Dataset(table.replace_schema_metadata(None))
+
+
+def _named(classes: pa.Array, names: Sequence[str]) -> pa.Array:
+    return pa.array(names, pa.string()).take(pc.if_else(pc.less(classes, 0), None, classes))
 
 
 def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Dataset:
-    """The corrected corpus of a run, saved as a data set and as Parquet.
+    """The corrected corpus of a run, saved as a data set and, with names of classes, as Parquet and CSV.
 
     Columns: `row_id`, `text`, `label` (the corrected class), `confidence` (its probability), `probabilities` `[C]`,
     `trust` (source -> λ, null where it abstains), and whatever of `votes`, `label_before`, `teacher`, `true_label`
@@ -284,7 +298,7 @@ def denoise(run_dir: str | Path, output_dir: str | Path | None = None) -> Datase
     corpus = corpus_of(rows, run["sources"], run["classes"])
     with replaced_folder(target, "denoise", "OUT") as scratch:
         corpus.save_to_disk(scratch / "made")
-        corpus.to_parquet(scratch / "made" / PARQUET)
+        with_class_names(corpus).to_parquet(scratch / "made" / PARQUET)
         corpus_as_text(corpus).to_csv(scratch / "made" / CSV)
     return load_from_disk(target)
 

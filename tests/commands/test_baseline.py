@@ -55,6 +55,7 @@ def seen(monkeypatch) -> list[Trainer]:
     return made
 
 
+@pytest.mark.slow
 def test_same_student_steps_batch_and_seed(seen, good, written, tmp_path, place):
     folder = trained(tmp_path / "run", good, written, baseline=True)
     (plain,) = seen
@@ -67,6 +68,7 @@ def test_same_student_steps_batch_and_seed(seen, good, written, tmp_path, place)
     assert not {*folder.iterdir()} & {folder / "checkpoint-6", folder / "baseline"}
 
 
+@pytest.mark.slow
 def test_without_labels_it_is_the_majority_vote(seen, good, written, tmp_path, place):
     trained(tmp_path / "run", good, written, baseline=True, train_on_labels=False, teacher_columns=[])
     (plain,) = seen

@@ -63,6 +63,7 @@ def test_help_into_a_reader_that_goes():
     assert done.stderr == "" and done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_class_that_the_terminal_has_no_letters_for(good, written, tmp_path):
     names = ["é", "海", "land"]
     rows = [f'{{"text": "w{i}", "label": "{names[i % 3]}"}}' for i in range(45)]

@@ -73,7 +73,9 @@ def resumed_and_whole_agree(method, stops, build):
         assert identical(ends(resumed), expected) == [], f"stopped after step {stop}"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=[] if m in ("trust", "denoise", "fixed") else pytest.mark.slow) for m in METHODS]
+)
 def test_stopped_within_an_epoch_and_at_its_end(method, build):
     resumed_and_whole_agree(method, (3, 4), build)
 

@@ -221,7 +221,9 @@ def killed(n: int, work) -> bool:
     return status == 9
 
 
-@pytest.mark.parametrize("steps", [(), (3,)], ids=["without checkpoints", "with one"])
+@pytest.mark.parametrize(
+    "steps", [pytest.param((), id="without checkpoints"), pytest.param((3,), id="with one", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("there", ["nothing", "a run", "a run with checkpoints"])
 def test_killed_at_every_change_of_the_disk(tmp_path, there, steps):
     """Whenever it is killed: a run is there and whole or not there; and the next start ends well."""
