@@ -16,7 +16,7 @@ from amal_hf._types import Tensors
 class Rows:
     """What a mixing may look at for the rows of a batch; everything detached, and beside one another.
 
-    For a mixing of your own that is the model's device, else mostly the CPU.
+    `index` is on the CPU, the others are where the batch is.
 
     Args:
         index: position of each row in the training set, `[N]`.

@@ -80,6 +80,8 @@ class Trust(Mixing):
         if self._last is not None and self._last[0] is rows:
             return self._last[1:]
         if self._log_p is None:
+            device = rows.targets.device  # what is counted stays there: nothing waits for it
+            self.counts, self._new = self.counts.to(device), self._new.to(device)
             self._log_p = self.confusion().log().transpose(1, 2).flatten(0, 1)
         log_posterior = rows.targets.flatten(1) @ self._log_p.to(rows.targets)
         asserts = rows.targets.sum(-1) > 0
@@ -96,7 +98,7 @@ class Trust(Mixing):
         num_classes = self.counts.shape[-1]
         hits = self.counts.diagonal(dim1=1, dim2=2).sum(-1) + PRIOR_RIGHT * PRIOR_ROWS
         right = (hits / (self.counts.sum((1, 2)) + PRIOR_ROWS))[:, None, None]  # [K, 1, 1]
-        same = torch.eye(num_classes)
+        same = torch.eye(num_classes, device=self.counts.device)
         prior = same * right + (1 - same) * (1 - right) / max(num_classes - 1, 1)
         counts = self.counts + PRIOR_ROWS * prior
         return (counts / counts.sum(-1, keepdim=True)).clamp_min(1e-4)
