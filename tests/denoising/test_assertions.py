@@ -71,7 +71,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], list[Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize("nulls", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_perfect_annotator_is_heard_in_every_form(form, nulls, seed):

@@ -126,7 +126,7 @@ def test_the_graph_of_the_clean_rows_is_gone_before_the_training_forward(lookahe
     assert not [v for v in held if isinstance(v, dict)]  # a direction is as large as the model: not kept between steps
 
 
-@pytest.mark.parametrize("params", ["head", "all"])
+@pytest.mark.parametrize("params", ["head", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_temperature_is_learned_beside_the_weights(params, build, losses):
     hot = losses() | {"teacher": Distillation(temperature="learned")}
     settings = {"method": "trust", "meta_every": 1, "meta_start": 0, "lookahead_params": params, "logging_steps": 1}
@@ -587,7 +587,8 @@ RESUMED = {
 
 @pytest.mark.parametrize(
     ("which", "stop"),  # an epoch has five steps: stop within the first, at its end, within the second
-    [(which, 8) for which in RESUMED] + [(which, stop) for which in ("trust", "amal") for stop in (4, 5)],
+    [(which, 8) for which in RESUMED]
+    + [pytest.param(which, stop, marks=pytest.mark.slow) for which in ("trust", "amal") for stop in (4, 5)],
 )
 def test_resumed_is_uninterrupted(which, stop, build, rows, losses):
     settings = {**RESUMED[which], "save_strategy": "steps", "save_steps": stop, "num_train_epochs": 3}

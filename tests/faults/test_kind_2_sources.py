@@ -249,7 +249,10 @@ def test_from_python_and_from_yaml(build, tmp_path):
 # ---- what is heard as something else ----
 
 
-@pytest.mark.parametrize("column", ["evidence", "gold", "probe", "log_posterior", "clean"])
+@pytest.mark.parametrize(
+    "column",
+    ["evidence", "probe", *(pytest.param(c, marks=pytest.mark.slow) for c in ("gold", "log_posterior", "clean"))],
+)
 def test_a_column_of_the_user_s_is_nobody_else_s(column, build):
     """Whatever it is called and holds, it changes nothing where no source reads it."""
     parts = [planted.make_rows(18, wrong=0.3, tokens=False), planted.make_rows(12, 1, tokens=False)]

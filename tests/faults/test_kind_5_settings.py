@@ -129,7 +129,12 @@ def test_rows_seen_after_the_best_model_keep_their_weights():
 
 
 @pytest.mark.parametrize(
-    "odd", [{"prediction_loss_only": True}, {"eval_do_concat_batches": False}, {"dataloader_drop_last": True}]
+    "odd",
+    [
+        {"prediction_loss_only": True},
+        pytest.param({"eval_do_concat_batches": False}, marks=pytest.mark.slow),
+        pytest.param({"dataloader_drop_last": True}, marks=pytest.mark.slow),
+    ],
 )
 def test_settings_of_evaluation_are_not_those_of_the_corpus(odd, build):
     """24 rows in batches of 7, of which the last is short: all of them are corrected and measured."""

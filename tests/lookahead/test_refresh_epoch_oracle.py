@@ -106,7 +106,7 @@ class Transcription(TrainerCallback):
 
 
 @pytest.mark.parametrize("meta_batch", [CLEAN, 5], ids=["all clean rows", "a draw of them"])
-@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_epoch_refresh_is_the_description(tmp_path, count, meta_batch):
     train = with_teachers(make_rows(ROWS, wrong=0.4), count)
     trainer = make_trainer(
