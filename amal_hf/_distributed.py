@@ -84,4 +84,4 @@ def _gathered(accelerator: Accelerator, index: Tensor, columns: Sequence[Tensor]
     every = accelerator.gather(accelerator.pad_across_processes(own))
     place, *parts = every[every[:, 2] == 1].split([3, *(c.shape[1:].numel() for c in columns)], dim=1)
     index = (place[:, 0].double() * 2**20 + place[:, 1].double()).long().cpu()
-    return [index, *(p.reshape(-1, *c.shape[1:]).to(c) for p, c in zip(parts, columns, strict=True))]
+    return [index, *(p.reshape(len(p), *c.shape[1:]).to(c) for p, c in zip(parts, columns, strict=True))]
