@@ -23,7 +23,7 @@ test: $(DONE)
 
 slow: $(DONE)
 	$(BIN)/python -m pip install --quiet --editable ".[slow]"
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(DONE)
 	$(BIN)/ruff check .
