@@ -131,11 +131,8 @@ class AMALTrainer(LearnedCheckpoints):
         self._finite = FiniteCheck(self)
 
     def _make_weigher(self, posterior: str) -> Weigher:
-        rows, counted, classes = (
-            self.train_dataset,
-            isinstance(self.train_dataset, Dataset),
-            self.model.config.num_labels,
-        )
+        rows, classes = self.train_dataset, self.model.config.num_labels
+        counted = isinstance(rows, Dataset)
         num_rows = len(rows) if counted else None
         mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
         check_launch(self, mixing, counted)
