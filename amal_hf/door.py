@@ -12,14 +12,17 @@ from transformers import AutoTokenizer, set_seed
 
 from amal_hf import _checks
 from amal_hf.config import AMALConfig
-from amal_hf.data.classes import has_negative, infer_classes, name_classes
-from amal_hf.data.columns import label_column
+from amal_hf.data.classes import has_negative, indexed, infer_classes, name_classes
+from amal_hf.data.columns import label_column, values_of
 from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
 from amal_hf.losses import Distillation, LabelingFunctions
 from amal_hf.losses.annotators import Annotators
+from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.models.class_order import GENERIC
 from amal_hf.models.student import load_student
 
+ONE_CLASS = (None, SINGLE_LABEL)
+"""Problem types of a model whose rows may have one class each."""
 VOTES, ANSWERS = "amal_votes_", "amal_answers_"
 """How columns of votes, and of distributions, begin that were made of annotators' answers."""
 
@@ -27,7 +30,7 @@ VOTES, ANSWERS = "amal_votes_", "amal_answers_"
 def enter(
     model: Any, args: Any, losses: Mapping[str, Any], splits: Mapping[str, Any]
 ) -> tuple[list[str] | None, Any, Any, dict[str, Any], dict[str, Any]]:
-    """The classes' names (None: nothing names them), model, its tokenizer (None: it was no name), losses and splits.
+    """The classes' names (none: nothing names them), model, its tokenizer (None: it was no name), losses and splits.
 
     Args:
         model: a module, a function that makes it, or a name.
@@ -80,12 +83,14 @@ def _plain(value: Any) -> Any:
 def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:
     """Names of the classes: the model's, where they say something, else the clean rows', else those that labels name.
 
-    None where nothing names them, or a row has no single class.
+    None where a row has no single class; empty where it has one, and nothing names them.
 
     Raises:
         ValueError: labels that are names here and numbers there, or more or fewer than the model's classes.
     """
     config = getattr(model, "config", None)
+    if config is not None and (config.num_labels == 1 or getattr(config, "problem_type", None) not in ONE_CLASS):
+        return None
     names = [str(name) for _, name in sorted((getattr(config, "id2label", None) or {}).items())]
     if names and not all(map(GENERIC.fullmatch, names)):
         return names
@@ -93,24 +98,29 @@ def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:
     holding = {
         name: splits[name].rename_columns({c: "label"} if c != "label" else {}) for name, c in labels.items() if c
     }
+    holding = {name: split for name, split in holding.items() if values_of(split, "label").null_count < len(split)}
     for name in ("clean", *holding):
         if name in holding and isinstance(feature := holding[name].features["label"], ClassLabel):
             return list(feature.names)
     words = [name for name, split in holding.items() if _is_text(split)]
-    if (not words and not isinstance(model, str)) or (config is not None and config.num_labels == 1):
-        return None
-    found = infer_classes(holding, "label") if len(words) in (0, len(holding)) else []
+    if not words and not isinstance(model, str):
+        return []
+    found = infer_classes(holding, "label") if isinstance(model, str) or len(words) == len(holding) else []
     if config is not None and len(found) != config.num_labels:
         raise ValueError(
             f"`{words[0]}_dataset`: expected indices of the model's {config.num_labels} classes, or the "
             f"names of as many in every split, found names in {words} of {[*holding]}: {found[:5]}. Give the model "
             "its names in `id2label`, or encode labels alike."
         )
-    return found or None
+    return found
 
 
 def in_classes(split: Any, classes: list[str] | None) -> Any:
-    """A data set whose labels name classes, with their indices; a dictionary of them likewise; others as they are.
+    """A data set whose labels are indices of classes, null where there is none; a dictionary of them likewise.
+
+    Args:
+        split: rows; what is no `Dataset`, or has several classes or a number a row, stays as it is.
+        classes: as `known_classes` finds them.
 
     Raises:
         ValueError: a label that is no class, with how many rows have it.
@@ -121,9 +131,15 @@ def in_classes(split: Any, classes: list[str] | None) -> Any:
         return split
     column = str(label_column(split))
     hubs = isinstance(split.features[column], ClassLabel) and has_negative(split, column)  # -1: no label
-    if not _is_text(split) and not hubs:
-        return split
-    return name_classes(DatasetDict({"rows": split}), column, classes)["rows"]
+    if _is_text(split) or hubs:
+        names = classes or getattr(split.features[column], "names", None)
+        if not names:
+            raise ValueError(
+                f"`{column}`: expected indices of the model's classes, whose names nobody gave, found names. Give the "
+                "model its names in `id2label`."
+            )
+        return name_classes(DatasetDict({"rows": split}), column, names)["rows"]
+    return indexed(split, column)
 
 
 def as_votes(
@@ -142,7 +158,7 @@ def as_votes(
         if not isinstance(loss, Annotators):
             made[name] = loss
             continue
-        if classes is None:
+        if not classes:
             raise ValueError(
                 f"`losses`: expected the names of the classes, to read the answers of {loss!r}; found none. Give the "
                 "model `id2label`, or the clean rows a ClassLabel."
@@ -174,7 +190,7 @@ def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any
     """
     if not isinstance(model, str):
         return model, None
-    if classes is None:
+    if not classes:
         raise ValueError(
             "`clean_dataset`: expected rows with a `label`, to know the classes of the model's head; found none. Pass "
             "clean rows, or a model that has its classes."
@@ -184,5 +200,11 @@ def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any
 
 
 def _is_text(split: Dataset) -> bool:
+    """Whether labels name their class: a text or a boolean, a list of one text, or Label Studio's choices."""
     feature = split.features[str(label_column(split))]
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "bool")
+    if isinstance(feature, dict) and set(feature) == {"choices"}:
+        feature = feature["choices"]
+    words = ("string", "large_string")
+    if isinstance(feature, Value):
+        return feature.dtype in (*words, "bool")
+    return getattr(getattr(feature, "feature", None), "dtype", "") in words  # of a list

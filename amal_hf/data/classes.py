@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value, concatenate_datasets
 from transformers.utils import logging
 
 from amal_hf import _checks
@@ -65,10 +65,10 @@ class ClassReader:
     and "False". Nothing, -1 and -100 (unless these are names) are no label.
 
     Args:
-        names: C class names.
+        names: C class names, two or more.
 
     Raises:
-        ValueError: a name twice, or no names.
+        ValueError: a name twice, or fewer than two names.
 
     Example:
         >>> read = ClassReader(["ham", "spam"])
@@ -85,6 +85,11 @@ class ClassReader:
         if isinstance(names, str) or not len(names):
             raise ValueError(f"`classes`: expected a list of class names, found {names!r}. List them: [ham, spam].")
         self.names = [spelled(name) or "" for name in names]
+        if len(self.names) == 1:
+            raise ValueError(
+                f"`classes`: expected two classes or more, found only {self.names}. Label rows of another class; names "
+                "that differ in case alone are kept apart where `classes` lists them."
+            )
         twice = [name for name, count in Counter(self.names).items() if count > 1 or not name]
         if twice:
             raise ValueError(f"`classes`: expected every name once, found {list(names)}. Drop or rename {twice}.")
@@ -192,6 +197,8 @@ def infer_classes(splits: Mapping[str, Dataset], column: str) -> list[str]:
     if all(re.fullmatch(r"0|[1-9]\d*", text) for text in counts):
         return _positions(counts, column)
     numbers = [text for text in counts if _number(text) is not None and not re.match(r"0\d", text)]
+    if all(text.isdecimal() for text in counts) and len({_number(text) for text in counts}) == len(counts):
+        return sorted(counts)  # codes such as 01, 02, 10
     if numbers and len(numbers) < len(counts):
         found = sorted(counts)
         raise ValueError(
@@ -270,6 +277,10 @@ def answers(dataset: Dataset, column: str, where: str = "") -> tuple[np.ndarray,
 
 def _replaced(split: Dataset, column: str, values: pa.Array, feature: Any) -> Dataset:
     """The split with other values in a column, which keeps its place (but stands last of very many)."""
+    if not len(split):
+        return Dataset.from_dict(
+            {name: [] for name in split.column_names}, features=Features({**split.features, column: feature})
+        )
     made = Dataset(pa.table({column: values}), info=DatasetInfo(features=Features({column: feature})))
     rest = split.remove_columns(column)
     if not rest.column_names:
@@ -277,6 +288,31 @@ def _replaced(split: Dataset, column: str, values: pa.Array, feature: Any) -> Da
     beside = concatenate_datasets([rest, made], axis=1)
     # `datasets` puts n columns in order in n² steps
     return beside.select_columns(split.column_names) if len(split.column_names) <= ORDERED else beside
+
+
+def indexed(split: Dataset, column: str) -> Dataset:
+    """The split with a column of class indices as whole numbers, null where there is none; lists stay as they are.
+
+    Raises:
+        ValueError: a number with a fraction.
+
+    Example:
+        >>> indexed(Dataset.from_dict({"label": [0.0, None, -1.0, 1.0]}), "label")["label"][:]
+        [0, None, None, 1]
+    """
+    values = split.select_columns([column]).with_format("arrow")[:].column(0)
+    real, whole = pa.types.is_floating(values.type), pa.types.is_integer(values.type)
+    if not real and not (whole and (pc.min(values).as_py() or 0) < 0):
+        return split
+    nothing = pc.is_in(values, pa.array([int(number) for number in NOTHING]).cast(values.type))
+    nothing = pc.or_(nothing, pc.is_nan(values)) if real else nothing
+    values = pc.if_else(pc.fill_null(nothing, True), pa.scalar(None, values.type), values)
+    if real and (odd := values.filter(pc.not_equal(pc.floor(values), values)).to_pylist()):
+        raise ValueError(
+            f"`{column}`: expected indices of classes, found numbers with a fraction such as {odd[0]}. Write the "
+            "classes, or set the model's num_labels=1 where these numbers are to be learned."
+        )
+    return _replaced(split, column, values.cast(pa.int64()).combine_chunks(), Value("int64"))
 
 
 def has_negative(split: Dataset, column: str) -> bool:

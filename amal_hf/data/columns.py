@@ -30,11 +30,12 @@ def with_row_ids(dataset: Dataset) -> Dataset:
     """
     if ROW_ID not in dataset.column_names:
         return dataset.add_column(ROW_ID, np.arange(len(dataset)))
-    ids = np.asarray(dataset.with_format("numpy")[ROW_ID][:])
-    if ids.dtype.kind not in "iu" or len(np.unique(ids)) != len(ids):
+    values = values_of(dataset, ROW_ID)
+    if not pa.types.is_integer(values.type) or values.null_count or len(pc.unique(values)) != len(values):
         raise ValueError(
-            f"`train_dataset`: expected unique integers in column {ROW_ID!r}, found {len(np.unique(ids))} distinct "
-            f"{ids.dtype} values in {len(ids)} rows. Drop the column to number rows by position."
+            f"`train_dataset`: expected a whole number of its own on every row in column {ROW_ID!r}, found "
+            f"{len(pc.unique(values))} different values of type {values.type} on {len(values)} rows, "
+            f"{values.null_count} of them missing. Drop the column to number rows by position."
         )
     return dataset
 
@@ -310,6 +311,8 @@ class SourceCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
+        if self.task == SINGLE_LABEL:  # a loss or not, whoever collates them: no label is -100
+            renamed = [{**row, LABELS: -100} if LABELS in row and row[LABELS] is None else row for row in renamed]
         batch = dict(self.inner([_Row(row, given, self.columns) for row, given in zip(renamed, features, strict=True)]))
         for name, values in batch.items():
             if isinstance(values, Tensor) and values.dim() > 0 and len(values) != len(features):

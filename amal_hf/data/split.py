@@ -177,16 +177,32 @@ def check_texts(splits: Mapping[str, Dataset], columns: Sequence[str]) -> dict[s
                     f"`text_columns`: expected a column {column!r} in {name!r}, found "
                     f"{_checks.few(split.column_names)}. Rename the column of the text, or set text_columns."
                 )
-            made[name] = as_text(made[name], column, name)
-            values = made[name].select_columns([column]).with_format("arrow")[:].column(0)
-            blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0), True)
-            rows = np.flatnonzero(blank.to_numpy(zero_copy_only=False) if len(values) else [])
-            if len(rows):
-                raise ValueError(
-                    f"`{column}`: expected a text on every row of {name!r}, found {len(rows)} without, e.g. row(s) "
-                    f"{rows[:5].tolist()} (counted from 0). Fill them, or drop these rows."
-                )
+        made[name] = as_texts(split, columns, name)
     return made
+
+
+def as_texts(split: Dataset, columns: Sequence[str], name: str, blank: bool = False) -> Dataset:
+    """The split with columns that hold a text on every row.
+
+    Args:
+        blank: whether a text may be blank.
+
+    Raises:
+        ValueError: rows whose text is missing, blank or no text: which ones.
+    """
+    for column in columns:
+        split = as_text(split, column, name)
+        values = split.select_columns([column]).with_format("arrow")[:].column(0)
+        empty = pc.is_null(values)
+        if not blank:
+            empty = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), 0), True)
+        rows = np.flatnonzero(empty.to_numpy() if len(values) else [])
+        if len(rows):
+            raise ValueError(
+                f"`{column}`: expected a text on every row of {name!r}, found {len(rows)} without, e.g. row(s) "
+                f"{rows[:5].tolist()} (counted from 0). Fill them, or drop these rows."
+            )
+    return split
 
 
 def _classes(split: Dataset, column: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from amal_hf import _checks
+from amal_hf.data.split import as_texts
 
 logger = logging.get_logger(__name__)
 
@@ -26,7 +27,7 @@ def tokenized(
         name: what the data set is called in the warning that counts its rows that are cut ("": no warning).
 
     Raises:
-        ValueError: neither tokens nor the text column(s) are there.
+        ValueError: neither tokens nor the text column(s) are there, or rows without a text: which ones.
     """
     if "input_ids" in dataset.column_names:
         return dataset
@@ -37,6 +38,7 @@ def tokenized(
             f"`text_columns`: expected tokens (`input_ids`) or text with a tokenizer; {what} missing among "
             f"{_checks.few(dataset.column_names)}. Tokenize first, pass `processing_class`, or set `text_columns`."
         )
+    dataset = as_texts(dataset, text_columns, name or "the rows", blank=True)
 
     def read(rows: dict[str, list[Any]]) -> dict[str, Any]:
         found = tokenizer(*(rows[c] for c in text_columns), truncation=True, max_length=max_length)

@@ -57,7 +57,7 @@ def test_several_classes_in_a_row_are_refused():
         infer_classes({"train": column(["a"], ["a", "b"])}, "label")
 
 
-@pytest.mark.parametrize("names", [[], "air", ["a", "a "], ["a", ""]])
+@pytest.mark.parametrize("names", [[], "air", ["a", "a "], ["a", ""], ["a"]])
 def test_names_that_are_none(names):
     with pytest.raises(ValueError, match="`classes`: expected"):
         ClassReader(names)
@@ -86,6 +86,7 @@ def column(*labels: Any) -> Dataset:
         ([0.0, None, 1.0], list("01")),
         ([True, False], ["False", "True"]),
         (["01", "02"], ["01", "02"]),
+        (["10", "02", "01"], ["01", "02", "10"]),
         (["None", "NA"], ["NA", "None"]),
         ([-1, 0, 1], list("01")),
         ([["x"], ["y"]], ["x", "y"]),
@@ -113,6 +114,8 @@ def test_spellings_of_one_class_are_merged_and_said(caplog):
         ([f"c{i % 1100}" for i in range(4400)], "found 1100 in 4400 rows"),
         ([0.5, 1.5], "numbers such as"),
         (["a", "1"], "expected names or numbers"),
+        (["01", "1", "2"], "expected names or numbers"),
+        (["us", "US", "Us"], r"two classes or more, found only \['US'\]"),
         ([-1, 1], "-1 may be a class or no label"),
         ([None, None], "found no label on any row"),
     ],

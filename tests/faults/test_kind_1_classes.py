@@ -180,3 +180,90 @@ def test_a_train_row_of_minus_one_says_nothing(build, caplog):
         trainer = build({"method": "fixed", "num_train_epochs": 1}, train_dataset=rows)
         trainer.train()
     assert trainer.weights["label"][0] is None and trainer.weights["label"][1] is not None
+
+
+# ---- the same reader in Python ----
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda y: float(y),  # what pandas makes of whole numbers beside a gap
+        lambda y: [planted.NAMES[y]],
+        lambda y: {"choices": [planted.NAMES[y]]},
+        lambda y: f" {planted.NAMES[y].upper()}",
+    ],
+    ids=["floats", "lists of one", "choices", "spelled otherwise"],
+)
+def test_labels_in_python_are_read_as_those_of_a_file(said, build):
+    """Every form in train, clean and evaluation rows; a gap in train and in evaluation is no label."""
+    parts = [planted.make_rows(12, seed, tokens=False) for seed in range(3)]
+    model = planted.make_student()
+    model.config.id2label = dict(enumerate(planted.NAMES))
+
+    def as_said(rows, gap):
+        made = [None if gap and i == 4 else said(y) for i, y in enumerate(rows["label"])]
+        return rows.remove_columns(["label"]).add_column("label", made)
+
+    train, clean, tried = (as_said(rows, gap) for rows, gap in zip(parts, (True, False, True), strict=True))
+    trainer = build({"method": "fixed", "num_train_epochs": 1}, model=model, train_dataset=train, clean_dataset=clean,
+                    compute_metrics=classification_metrics)  # fmt: skip
+    trainer.train()
+    wanted = [None if i == 4 else y for i, y in enumerate(parts[0]["label"])]
+    assert trainer.corrected_dataset()["label_before"][:] == wanted
+    assert trainer.clean_dataset["label"][:] == parts[1]["label"][:]
+    right = trainer.predict(parts[2]).predictions.argmax(-1) == np.array(parts[2]["label"])
+    found = trainer.evaluate(tried)
+    assert found["eval_rows"] == 11 and found["eval_accuracy"] == pytest.approx(np.delete(right, 4).mean())
+
+
+@pytest.mark.parametrize("losses", [("label",), ("teacher",)], ids=["a source", "nobody's"])
+@pytest.mark.parametrize("nothing", [-1, -100, None])
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_number_below_zero_is_no_label_in_python(nameless, nothing, losses, build):
+    rows = planted.make_rows(12, tokens=False)
+    labels = [nothing if i % 3 == 0 else y for i, y in enumerate(rows["label"])]
+    part = rows.remove_columns("label").add_column("label", labels)
+    model, clean = planted.make_student(), planted.make_rows(9, 1, tokens=False)
+    if nameless:
+        clean = clean.cast_column("label", Value("int64"))
+    else:
+        model.config.id2label = dict(enumerate(planted.NAMES))
+    trainer = build({"method": "fixed", "num_train_epochs": 1}, model=model, train_dataset=part, clean_dataset=clean,
+                    eval_dataset=part, losses=planted.make_losses(*losses),
+                    compute_metrics=classification_metrics)  # fmt: skip
+    trainer.train()
+    assert trainer.evaluate()["eval_rows"] == 8
+    if "label" in losses:
+        assert [each is None for each in trainer.weights["label"]] == [i % 3 == 0 for i in range(12)]
+
+
+def test_numbers_with_a_fraction_are_no_classes(build):
+    rows = planted.make_rows(12)
+    odd = rows.remove_columns("label").add_column("label", [0.5 + y for y in rows["label"]])
+    with pytest.raises(ValueError, match=r"`label`: expected indices of classes, found .* fraction such as 0\.5\."):
+        build({"method": "fixed"}, train_dataset=odd)
+
+
+@pytest.mark.parametrize(
+    ("labels", "clean", "message"),
+    [
+        ("words", "indices", "expected names or numbers in column 'label', found both"),
+        ("one", "one", "`classes`: expected two classes or more, found only"),
+        ("words", "nothing", "`clean_dataset`: expected clean rows that steer the weights, found none"),
+        ("nothing", "words", "`train_dataset`: expected at least one row, found none"),
+    ],
+)
+def test_a_model_by_name_and_labels_that_say_too_little(labels, clean, message, build, tmp_path):
+    planted.make_student().save_pretrained(tmp_path / "model")
+    planted.make_tokenizer().save_pretrained(tmp_path / "model")
+
+    def part(rows, kind):
+        made = [planted.NAMES[y] if kind == "words" else "air" if kind == "one" else y for y in rows["label"]]
+        return rows.remove_columns("label").add_column("label", made).select([] if kind == "nothing" else range(9))
+
+    train, steer = planted.make_rows(9, tokens=False), planted.make_rows(9, 1, tokens=False)
+    with pytest.raises(ValueError, match=message):
+        build({"method": "denoise"}, model=str(tmp_path / "model"), processing_class=None,
+              train_dataset=part(train, labels), clean_dataset=part(steer, clean),
+              losses=planted.make_losses("label"))  # fmt: skip

@@ -36,6 +36,28 @@ from amal_hf.labeling.label_splits import LabelConfig, label_splits
 from amal_hf.losses import LabelingFunctions
 from amal_hf.models import TeachConfig, teach
 
+# ---- texts ----
+
+
+@pytest.mark.parametrize("which", ["train_dataset", "clean_dataset", "eval_dataset"])
+def test_a_missing_text_is_refused_in_python_too(which, build):
+    """A file's texts are looked at by the command line; a data set of the user's by the trainer."""
+    given = {name: planted.make_rows(9, i, tokens=False) for i, name in
+             enumerate(["train_dataset", "clean_dataset", "eval_dataset"])}  # fmt: skip
+    texts = [None if i in (3, 5) else text for i, text in enumerate(given[which]["text"])]
+    given[which] = given[which].remove_columns("text").add_column("text", texts)
+    with pytest.raises(ValueError, match=r"`text`: expected a text on every row .*found 2 without, .*\[3, 5\]"):
+        build({"method": "fixed"}, **given)
+
+
+def test_texts_that_are_numbers_are_texts_in_python_too(build):
+    parts = [planted.make_rows(9, i, tokens=False).remove_columns("text") for i in range(2)]
+    train, clean = (part.add_column("text", [*range(10 * i, 10 * i + 9)]) for i, part in enumerate(parts))
+    trainer = build({"method": "fixed", "num_train_epochs": 1}, train_dataset=train, clean_dataset=clean)
+    trainer.train()
+    assert trainer.corrected_dataset()["text"][:] == [str(i) for i in range(9)]
+
+
 # ---- max_length ----
 
 
