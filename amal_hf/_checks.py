@@ -126,6 +126,17 @@ def numbers(where: str, kind: Any, whole: bool = False) -> None:
         )
 
 
+def booleans(where: str, entries: Any) -> None:
+    """A column (Arrow) of true and false, or of 1 and 0; what is missing is false."""
+    kind, found = str(entries.type), {*entries.unique().to_pylist()} - {None}
+    if kind != "null" and not (kind.startswith(("bool", "int", "uint", "float", "double")) and found <= {0, 1}):
+        odd = next((value for value in found if kind == "string" or value not in (0, 1)), kind)
+        raise ValueError(
+            f"{where}: expected true or false on every row, found {str(odd)[:40]!r} ({kind}). Write booleans, or 1 and "
+            "0; a missing one is false."
+        )
+
+
 def row_weights(where: str, entries: Any) -> None:
     """A column (Arrow) of finite numbers that are not negative, one on every row."""
     kind, found = str(entries.type), entries.to_pandas().to_numpy()

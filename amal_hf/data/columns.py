@@ -107,8 +107,11 @@ def check_asserted(
     here = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
     for loss in losses:
         for column in loss.columns:
-            if column != getattr(loss, "mask_column", None):  # that says where, not what
-                _check_column(loss, values_of(train, here[column]), here[column], num_classes)
+            entries = values_of(train, here[column])
+            if column == getattr(loss, "mask_column", None):  # that says where, not what
+                _checks.booleans(f"`train_dataset`: column {column!r}", entries)
+            else:
+                _check_column(loss, entries, here[column], num_classes)
 
 
 def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:

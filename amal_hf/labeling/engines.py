@@ -25,6 +25,7 @@ from snorkel.labeling import LabelingFunction
 
 from amal_hf.labeling.functions import FunctionFile
 from amal_hf.labeling.voter import LARGEST, Voter, is_vote, rows_of
+from amal_hf.labeling.watch import Places, Watch, ended
 
 Votes = Iterator[tuple[np.ndarray, Counter[str]]]
 CHUNK_ROWS = 1000
@@ -48,35 +49,42 @@ def in_processes(voter: Voter, num_proc: int) -> Votes:
         yield from map(voter, chunks)
         return
     pending: deque[Any] = deque()
+    places = Places(num_proc)
+    watch = Watch(places, [function.name for function in voter.functions], voter.name)
     # dill, as `datasets` uses: functions written in a notebook or in a test have no module to be found in
-    with ProcessPoolExecutor(num_proc, initializer=_install, initargs=(dill.dumps(voter),)) as pool:
+    with ProcessPoolExecutor(num_proc, initializer=_install, initargs=(dill.dumps(voter), places)) as pool, ended():
         try:
             for span in chunks:
                 pending.append(pool.submit(_vote, span))
                 if len(pending) > 4 * num_proc:
-                    yield pending.popleft().result()
+                    yield watch.result(pending.popleft())
             while pending:
-                yield pending.popleft().result()
+                yield watch.result(pending.popleft())
         except BrokenProcessPool as error:
             raise OSError(
                 "`functions`: expected processes that live until every row is voted on, found that one died: of memory "
                 "or of a function that ends it. Mend that function, or try fewer processes in num_proc."
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 _voter: Voter | None = None
+_places: Places | None = None
 
 
-def _install(voter: bytes) -> None:
-    global _voter
-    _voter = dill.loads(voter)
+def _install(voter: bytes, places: Places) -> None:
+    global _voter, _places
+    _voter, _places = dill.loads(voter), places
+    places.claim()
 
 
 def _vote(span: range) -> tuple[np.ndarray, Counter[str]]:
-    assert _voter is not None
-    return _voter(span)
+    assert _voter is not None and _places is not None
+    try:
+        return _voter(span, _places.note)
+    finally:
+        _places.note(-1, span)
 
 
 def through_dask(voter: Voter, num_workers: int) -> Votes:

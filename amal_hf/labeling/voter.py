@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -57,8 +57,13 @@ class Voter:
         """The highest class a function may name."""
         return LARGEST if self.num_classes is None else self.num_classes - 1
 
-    def __call__(self, span: Sequence[int]) -> tuple[np.ndarray, Counter[str]]:
+    def __call__(
+        self, span: Sequence[int], note: Callable[[int, Sequence[int]], object] = lambda function, span: None
+    ) -> tuple[np.ndarray, Counter[str]]:
         """Votes on the rows of a span, `[rows, M]`, and how often which function raised.
+
+        Args:
+            note: told of each function before it votes.
 
         Raises:
             ValueError: a function raised, or returned anything but -1..C-1; names the function and the row.
@@ -66,6 +71,7 @@ class Voter:
         rows = rows_of(self.dataset, span)
         votes, faults = np.empty((len(rows), len(self.functions)), np.int32), Counter[str]()
         for j, function in enumerate(self.functions):
+            note(j, span)
             answers: list[Any] = []
             for row in rows:
                 try:
@@ -92,7 +98,8 @@ class Voter:
         i = next(i for i, vote in enumerate(answers) if not is_vote(vote, self.highest))
         raise ValueError(
             f"`functions`: expected votes from -1 (abstain) to {self.highest}, found that labeling function {name!r} "
-            f"returned {answers[i]!r} on {self._place(span, rows, i)}. Check the order of classes and their number."
+            f"returned {answers[i]!r} on {self._place(span, rows, i)}. Return a class's number, or -1 to abstain; see "
+            "whether every class is listed."
         )
 
     def _place(self, span: Sequence[int], rows: Sequence[Row], i: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from amal_hf.config import AMALConfig
 from amal_hf.losses import CrossEntropy
 from amal_hf.models import TeachConfig, Teacher, teach_splits
 from amal_hf.models.student import Config, ModelConfig, load_student
-from amal_hf.models.teacher_cache import text_hash
+from amal_hf.models.teacher_cache import described_in, text_hash
 from amal_hf.trainer import AMALTrainer
 
 logger = logging.get_logger(__name__)
@@ -91,7 +90,7 @@ def _fine_tuned(
         **{name: getattr(args, name) for name in SETTINGS},
     }
     record = folder / RECORD
-    if record.is_file() and json.loads(record.read_text()) == made_of:
+    if described_in(record) == made_of:
         logger.warning(f"`teacher`: {encoder.name!r} was fine-tuned on these rows before and is read from {folder}.")
         return str(folder)
     check_output(folder, "train", {"teacher": str(encoder.folder)})

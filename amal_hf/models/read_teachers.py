@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from amal_hf import _checks
 from amal_hf._files import check_writable
+from amal_hf.data.columns import values_of
 from amal_hf.data.split import as_text
 from amal_hf.models.class_order import output_order
 from amal_hf.models.pooling import check_layers
@@ -210,8 +211,15 @@ def _texts(rows: Dataset, split: str, config: TeachConfig) -> Dataset:
             f"`{split}`: expected a data set that can be indexed, found a stream ({type(rows).__name__}). Rows are "
             "read longest first: load it without streaming."
         )
-    needed = [*config.text_columns, config.where] if config.where else config.text_columns
-    _checks.columns(split, rows.column_names, {"teacher": needed})
+    named = {"text_columns": config.text_columns, "where": [config.where] if config.where else []}
+    for setting, columns in named.items():
+        if missing := [column for column in columns if column not in rows.column_names]:
+            raise ValueError(
+                f"`{setting}`: expected column(s) {missing} in {split!r}, found only {_checks.few(rows.column_names)}. "
+                "Name another column."
+            )
+    if config.where:
+        _checks.booleans(f"`where`: column {config.where!r} of {split!r}", values_of(rows, config.where))
     if not len(rows):
         raise ValueError(f"`{split}`: expected at least one row for the teacher to read, found none. Fill it.")
     texts = rows.select_columns(list(config.text_columns)).with_format(None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import xxhash
 from accelerate import PartialState
@@ -86,6 +87,38 @@ def text_hash(texts: Dataset) -> str:
             digest.update(json.dumps(strings).encode())
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def described_in(manifest: Path) -> dict[str, Any] | None:
+    """What a cache's manifest says of it; None where there is none that can be read."""
+    try:
+        found = json.loads(manifest.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def damage(file: Path, rows: int, columns: Sequence[str], classes: int) -> str:
+    """What is wrong with a file of columns; "" where it holds so many rows, and finite logits `[C]` or null.
+
+    Args:
+        columns: those that it should have.
+        classes: C.
+    """
+    try:
+        found = Dataset.from_file(str(file))
+        if [*found.column_names] != [*columns] or len(found) != rows:
+            return f"{len(found)} rows of {found.column_names}"
+        values = found.select_columns([LOGITS]).with_format("arrow")[:].column(0) if LOGITS in columns else None
+    except Exception as error:  # whatever a damaged file makes a reader raise
+        return f"what cannot be read ({type(error).__name__})"
+    if values is None:
+        return ""
+    widths, numbers = {*pc.list_value_length(values.drop_null()).unique().to_pylist()}, pc.list_flatten(values)
+    if widths - {classes}:
+        return f"{sorted(widths)} logits a row instead of {classes}"
+    broken = numbers.null_count or not np.isfinite(np.asarray(numbers)).all()
+    return "logits that are no finite numbers" if broken else ""
 
 
 class Reader:
@@ -180,7 +213,8 @@ class TeacherCache:
         self.fingerprint = xxhash.xxh3_128(json.dumps(self.described, sort_keys=True).encode()).hexdigest()
         self.folder = root / self.fingerprint
         self.file, self.shards, self.manifest = (self.folder / n for n in ("columns.arrow", "shards", "teacher.json"))
-        if self.manifest.is_file() and (found := json.loads(self.manifest.read_text())) != self.described:
+        found = described_in(self.manifest)
+        if found is not None and found != self.described:
             different = {k: (v, found.get(k)) for k, v in self.described.items() if found.get(k) != v}
             raise ValueError(
                 f"`cache_dir`: expected in {self.folder} what {reading.teacher.name!r} says of these texts, found that "
@@ -190,7 +224,19 @@ class TeacherCache:
 
     @property
     def complete(self) -> bool:
-        return self.file.is_file()
+        """Whether the file is there and holds what it should; a damaged one is taken away, and read anew."""
+        kinds, classes = self.reading.kinds, len(self.reading.order)
+        if not self.file.is_file():
+            return False
+        odd = damage(self.file, len(self.texts), kinds, classes)
+        if odd or described_in(self.manifest) is None:
+            logger.warning(
+                f"`cache_dir`: expected what {self.reading.teacher.name!r} says of {len(self.texts)} texts in "
+                f"{self.file}, found {odd or f'no {self.manifest.name} beside it'}. It is read anew."
+            )
+            self.file.unlink(missing_ok=True)
+            return False
+        return True
 
     def columns(self) -> Dataset:
         """The columns, from the file."""
@@ -259,13 +305,16 @@ class TeacherCache:
     def _map(self, rows: Dataset, function: Rows, name: str, features: Features, size: int, title: str) -> Dataset:
         """`datasets.map` into a file of this cache; it is read where it is there already."""
         self.shards.mkdir(parents=True, exist_ok=True)
+        file = self.shards / f"{name}.arrow"
+        if file.is_file() and damage(file, len(rows), tuple(features), len(self.reading.order)):
+            file.unlink(missing_ok=True)
         return rows.map(
             function,
             batched=True,
             batch_size=size,
             remove_columns=rows.column_names,
             features=features,
-            cache_file_name=str(self.shards / f"{name}.arrow"),
+            cache_file_name=str(file),
             load_from_cache_file=True,
             new_fingerprint=f"{self.fingerprint}-{name}",
             desc=title,

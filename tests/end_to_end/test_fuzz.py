@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
-import signal
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +12,13 @@ import huggingface_hub
 import planted
 import pytest
 import yaml
+from fuzz_rounds import Case, Reached, Tally, clocked, judge
 
 from amal_hf import AMALTrainer
-from amal_hf.cli import main
 from amal_hf.commands._config import AMALConfig, DataConfig
 from amal_hf.commands._flags import hints
 
-CONFIGURATIONS, SECONDS = 600, 20
+CONFIGURATIONS = 600
 ODD: list[Any] = [
     None, True, False, 0, 1, -1, -7, 2, 7, 10**6, 2**31, 10**30, 0.0, 0.5, 2.5, -0.5, 1e-30, 1e30,
     float("nan"), float("inf"), "", " ", "no", "none", "None", "true", "1", "5e-4", "nan", "air", "é", "海", "..",
@@ -63,14 +59,6 @@ LEFT_ALONE = {"full_determinism", "push_to_hub", "hub_token", "local_rank", "out
 }  # fmt: skip
 
 
-class Reached(BaseException):
-    """Every check before training was passed."""
-
-
-class Hangs(BaseException):
-    """A configuration took longer than any should before training."""
-
-
 def odd_configuration(draw: random.Random, good: dict[str, Any], fields: list[str]) -> dict[Any, Any]:
     """A good one with one to three things changed."""
     given: dict[Any, Any] = dict(good)
@@ -108,46 +96,19 @@ def test_odd_configurations(good, tmp_path, monkeypatch, capsys):
     def reached(*_: Any, **__: Any) -> None:
         raise Reached
 
-    def late(*_: Any) -> None:
-        raise Hangs
-
     monkeypatch.setattr(AMALTrainer, "train", reached)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    draw, count, wrong = random.Random(0), Counter(), []
+    draw, tally, config = random.Random(0), Tally(), tmp_path / "config.yaml"
     fields = sorted({*hints([DataConfig, AMALConfig])} - LEFT_ALONE)
-    config, environment = tmp_path / "config.yaml", dict(os.environ)
-    before = signal.signal(signal.SIGALRM, late)
-    for number in range(CONFIGURATIONS):
-        given = odd_configuration(draw, good, fields) if number else good
-        config.write_text(yaml.safe_dump(given, allow_unicode=True))
-        signal.alarm(SECONDS)
-        try:
-            outcome, problem = f"exit {main(['train', str(config)])}", ""
-        except Reached:
-            outcome, problem = "trained", ""
-        except Hangs:
-            outcome, problem = "hung", "hung"
-        except Exception as error:
-            outcome, problem = "traceback", f"{type(error).__name__}: {error}"
-        finally:
-            signal.alarm(0)
-            os.environ.clear()
-            os.environ.update(environment)
-        told = capsys.readouterr().err
-        last = told.strip().splitlines()[-1] if told.strip() else ""
-        if outcome == "exit 2":
-            if "Traceback" in told or not re.match(r"amal-hf train: .*`.+`.*(expected|reads|works).*found", last):
-                outcome, problem = "poor message", last
-        elif outcome not in ("trained", "exit 0") or (not number and outcome != "trained"):
-            problem = problem or outcome
-        count[outcome] += 1
-        if problem:
+    with clocked():
+        for number in range(CONFIGURATIONS):
+            given = odd_configuration(draw, good, fields) if number else good
+            config.write_text(yaml.safe_dump(given, allow_unicode=True))
             changed = {name: value for name, value in given.items() if name not in good or good[name] != value}
-            wrong.append(f"{changed!r:.200} -> {problem:.300}")
-    signal.signal(signal.SIGALRM, before)
+            wrong = None if number else False
+            judge(Case(f"{changed!r:.200}", ["train", str(config)], wrong, lambda: "", tmp_path), tally, capsys)
     with capsys.disabled():
-        print(f"\n{CONFIGURATIONS} odd configurations: " + ", ".join(f"{n} {what}" for what, n in count.most_common()))
-    assert not wrong, f"{len(wrong)} of {CONFIGURATIONS}:\n" + "\n".join(wrong)
-    assert count["exit 2"] > CONFIGURATIONS / 3 and count["trained"] > CONFIGURATIONS / 20
+        print(f"\n{CONFIGURATIONS} odd configurations: {tally}")
+    tally.check(CONFIGURATIONS)

@@ -340,3 +340,28 @@ def test_a_forgotten_switch_is_named(tmp_path):
     data = DataConfig(data=str(tmp_path / "data"), votes_column="weak_labels", model="x/y")
     with pytest.raises(ValueError, match="train_on_labels"):
         prepare(data, AMALConfig(str(tmp_path / "run")), {})
+
+
+# ---- where a source is asked ----
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"),
+    [
+        ([True, False, None, True], [True, False, False, True]),
+        ([1, 0, None, 1], [True, False, False, True]),
+        ([1.0, 0.0, 0.0, 1.0], [True, False, False, True]),
+        (["yes", "no", "no", "yes"], None),
+        ([2, 0, 1, 3], None),  # a count is no answer to "where?"
+    ],
+)
+def test_a_column_that_says_where_says_true_or_false(asked, heard, build):
+    rows = planted.make_rows(4).add_column("asked", asked)
+    given: dict[str, Any] = {"train_dataset": rows, "losses": {"t": Distillation(mask_column="asked")}}
+    if heard is None:
+        with pytest.raises(ValueError, match="column 'asked': expected true or false on every row, found"):
+            build({"method": "fixed"}, **given)
+        return
+    trainer = build({"method": "fixed", "num_train_epochs": 1}, **given)
+    trainer.train()
+    assert [each is not None for each in trainer.weights["t"]] == heard

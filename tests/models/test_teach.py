@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import logging
 import shutil
 import subprocess
 import sys
@@ -535,8 +536,10 @@ def test_rows_without_text_are_refused(teacher, config):
 @pytest.mark.parametrize(
     ("change", "given", "message"),
     [
-        (lambda r: r.rename_column("text", "said"), {}, r"`train`: source 'teacher' reads column\(s\) \['text'\]"),
-        (lambda r: r, {"where": "mine"}, r"`train`: source 'teacher' reads column\(s\) \['mine'\]"),
+        (lambda r: r.rename_column("text", "said"), {}, r"`text_columns`: expected column\(s\) \['text'\] in 'train'"),
+        (lambda r: r, {"where": "mine"}, r"`where`: expected column\(s\) \['mine'\] in 'train'"),
+        (lambda r: r, {"where": "text"}, r"`where`: column 'text' of 'train': expected true or false on every row"),
+        (lambda r: r.add_column("n", [2] * len(r)), {"where": "n"}, r"`where`: column 'n' .* found '2' \(int64\)"),
         (lambda r: r.select([]), {}, "`train`: expected at least one row"),
         (lambda r: r.to_iterable_dataset(), {}, "`train`: expected a data set that can be indexed, found a stream"),
         (
@@ -587,3 +590,78 @@ def test_minilm_of_two_layers_teaches(tmp_path, config):
     expected = torch.tensor([[each["SPAM"], each["HAM"]] for each in scores])
     torch.testing.assert_close(tensor(found, "teacher_logits").softmax(1), expected, rtol=0, atol=1e-5)
     assert tensor(found, "teacher_pooled").shape == (4, 384)
+
+
+# ---- a cache that is damaged ----
+
+
+def cut(file: Path, size: int) -> None:
+    """Another file in its place: this one may be mapped into memory."""
+    other = file.with_name("other.arrow")
+    other.write_bytes(file.read_bytes()[:size])
+    other.replace(file)
+
+
+def rewritten(change: Any) -> Any:
+    """A damage that writes other logits in place of those that were read."""
+
+    def damage(folder: Path) -> None:
+        held = Dataset.from_file(str(folder / "columns.arrow"))
+        rows = change([*held["logits"]])
+        made = Dataset.from_dict({"logits": rows}, features=held.features)
+        made.map(cache_file_name=str(folder / "other.arrow"), load_from_cache_file=False)
+        (folder / "other.arrow").replace(folder / "columns.arrow")
+
+    return damage
+
+
+DAMAGES = {
+    "truncated": lambda folder: cut(folder / "columns.arrow", -400),
+    "cut short": lambda folder: cut(folder / "columns.arrow", 300),
+    "empty": lambda folder: cut(folder / "columns.arrow", 0),
+    "fewer rows": rewritten(lambda rows: rows[:-3]),
+    "another width": rewritten(lambda rows: [row[:2] for row in rows]),
+    "one row of another width": rewritten(lambda rows: [row[:2] if i == 5 else row for i, row in enumerate(rows)]),
+    "no numbers": rewritten(lambda rows: [[float("nan")] * 3 if i == 5 else row for i, row in enumerate(rows)]),
+    "no manifest": lambda folder: (folder / "teacher.json").unlink(),
+    "half a manifest": lambda folder: (folder / "teacher.json").write_text('{"teacher": '),
+    "a manifest of a list": lambda folder: (folder / "teacher.json").write_text("[1]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_read_anew_and_said(damage, teacher, config, reads, caplog):
+    whole = teach(texts(), [teacher[0]], config())
+    (folder,) = [path for path in config().root.iterdir() if path.is_dir()]
+    damage(folder)
+    reads.clear()
+    with caplog.at_level(logging.WARNING):
+        again = teach(texts(), [teacher[0]], config())
+    assert len(every(reads)) == ROWS and "It is read anew." in caplog.text
+    torch.testing.assert_close(tensor(again, "teacher_logits"), tensor(whole, "teacher_logits"), rtol=0, atol=1e-6)
+    reads.clear()
+    teach(texts(), [teacher[0]], config())
+    assert not reads, "and is whole then"
+
+
+def test_a_damaged_part_of_a_killed_run_is_read_again(teacher, config, reads, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD_ROWS", 8)
+    whole = teach(texts(), [teacher[0]], config())
+    shutil.rmtree(config().root)
+    reads.clear()
+    outputs_of = cache.Reader.outputs
+
+    def dies(self, rows):
+        if len(reads) == 7:
+            raise KeyboardInterrupt
+        return outputs_of(self, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache.Reader, "outputs", dies)
+        teach(texts(), [teacher[0]], config(batch_size=4))
+    part = next(config().root.glob("*/shards/read-1-of-*.arrow"))
+    cut(part, 200)
+    reads.clear()
+    again = teach(texts(), [teacher[0]], config(batch_size=4))
+    assert len(every(reads)) == ROWS - 2 * 8
+    torch.testing.assert_close(tensor(again, "teacher_logits"), tensor(whole, "teacher_logits"), rtol=0, atol=1e-6)
