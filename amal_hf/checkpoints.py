@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from amal_hf import _checks
 from amal_hf._files import changed_since, discard_but, save_whole, write_json, write_tensors
+from amal_hf.run_identity import RunIdentity
 from amal_hf.weigher import Weigher
 
 logger = logging.get_logger(__name__)
@@ -91,19 +92,21 @@ def _unfit(checkpoint: str | Path, found: str) -> ValueError:
     )
 
 
-def write_learned(weigher: Weigher, checkpoint: Path) -> None:
-    """Everything learned beside the model, into the folder `checkpoint`."""
-    write_tensors(checkpoint / STATE_FILE, {**weigher.state_dict(), ROWS: weigher.positions.ids})
+def write_learned(weigher: Weigher, identity: RunIdentity, checkpoint: Path) -> None:
+    """Everything learned beside the model, and of which run, into the folder `checkpoint`."""
+    identity.write(checkpoint)
+    held = {**weigher.state_dict(), **identity.tensors(), ROWS: weigher.positions.ids}
+    write_tensors(checkpoint / STATE_FILE, held)
     write_json(checkpoint / HISTORY_FILE, weigher.history.summaries)
 
 
-def read_learned(weigher: Weigher, checkpoint: Path, step: int) -> None:
+def read_learned(weigher: Weigher, identity: RunIdentity, checkpoint: Path, step: int) -> None:
     """The same back; a checkpoint of a plain `Trainer` has none, and the weights stay as they are.
 
     What is kept for each row follows its `row_id`, in whatever order the rows come now.
 
     Raises:
-        ValueError: the checkpoint is of other rows.
+        ValueError: the checkpoint is of other rows, or of another run.
     """
     if not (checkpoint / STATE_FILE).is_file():
         logger.warning(f"`resume_from_checkpoint`: no {STATE_FILE} in {checkpoint}; the weights stay as they are.")
@@ -111,16 +114,19 @@ def read_learned(weigher: Weigher, checkpoint: Path, step: int) -> None:
     state, summaries = load_file(checkpoint / STATE_FILE), json.loads((checkpoint / HISTORY_FILE).read_text())
     if not isinstance(summaries, list) or not all(isinstance(each, dict) and "sources" in each for each in summaries):
         raise _unfit(checkpoint, f"no history in {HISTORY_FILE}")
+    identity.check(checkpoint, state)
     kept, now = state.pop(ROWS), weigher.positions.ids
+    place = torch.arange(len(now))
     if not torch.equal(kept, now):
         if len(kept) != len(now) or not torch.equal(kept.sort().values, now.sort().values):
+            known = len({*now.tolist()} & {*kept.tolist()})
             raise ValueError(
-                f"`resume_from_checkpoint`: expected the rows of the run that wrote {str(checkpoint)!r}, found others "
-                f"({len(set(now.tolist()) & set(kept.tolist()))} of {len(now)} have a `row_id` that it knows). Go on "
-                "with its rows, or start anew."
+                f"`resume_from_checkpoint`: expected the rows of the run that wrote {str(checkpoint)!r}, {len(kept)}, "
+                f"found {len(now)}, {known} of them with a `row_id` that it knows. Go on with its rows, or start anew."
             )
         place = kept.argsort()[torch.searchsorted(kept.sort().values, now)]
-        state |= {name: state[name][place] for name in ("table", "last_weights") if name in state}
+    identity.check_rows(checkpoint, state, place)
+    state |= {name: state[name][place] for name in ("table", "last_weights") if name in state}
     weigher.load_state_dict(state, summaries, step)
 
 
@@ -128,6 +134,15 @@ class LearnedCheckpoints(Trainer):
     """A `Trainer` whose checkpoints hold what its `weigher` has learned, and are whole or not there."""
 
     weigher: Weigher
+    _held_identity: tuple[Any, str, RunIdentity] | None = None
+
+    def identity(self) -> RunIdentity:
+        """What its checkpoints belong to; the rows are hashed once."""
+        rows, method = self.train_dataset, self.args.method
+        held = self._held_identity
+        if held is None or held[0] is not rows or held[1] != method:
+            self._held_identity = held = (rows, method, RunIdentity(self))
+        return held[2]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         save_whole(self, self._get_output_dir(trial), partial(super()._save_checkpoint, model, trial))
@@ -141,7 +156,7 @@ class LearnedCheckpoints(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         self.weigher.commit(self.state.global_step)
         if self.args.should_save:
-            write_learned(self.weigher, Path(output_dir))
+            write_learned(self.weigher, self.identity(), Path(output_dir))
 
     def _load_from_checkpoint(self, checkpoint: str, *args: Any, **kwargs: Any) -> None:
         with readable(checkpoint):
@@ -155,7 +170,7 @@ class LearnedCheckpoints(Trainer):
         with readable(checkpoint) if checkpoint is not None else nullcontext():
             super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None:
-                read_learned(self.weigher, Path(checkpoint), self.state.global_step)
+                read_learned(self.weigher, self.identity(), Path(checkpoint), self.state.global_step)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(checkpoint) if checkpoint is not None else nullcontext():
@@ -163,4 +178,4 @@ class LearnedCheckpoints(Trainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        read_learned(self.weigher, Path(self.state.best_model_checkpoint), self.state.global_step)
+        read_learned(self.weigher, self.identity(), Path(self.state.best_model_checkpoint), self.state.global_step)

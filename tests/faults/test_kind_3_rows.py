@@ -21,7 +21,7 @@ import logging
 import planted
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Value
 from torch.nn.functional import normalize
 
 from amal_hf.data.overlap import overlap
@@ -119,16 +119,73 @@ def test_each_row_keeps_its_weights_in_another_order(build):
     assert len({row["label"] for row in first.weights}) > 1, "nothing was learned"
 
 
-@pytest.mark.parametrize("other", [lambda rows: rows.select(range(11, -1, -1)), lambda rows: rows.select(range(9))])
-def test_other_clean_rows_are_refused(other, build):
-    """The features kept of the clean rows belong to their labels."""
-    clean = planted.make_rows(12, seed=1)
-    settings = {"method": "amal-step", "save_strategy": "epoch"}
-    first = build(settings, clean_dataset=clean)
+def changed(rows: Dataset, column: str, change) -> Dataset:
+    """The rows with other values in a column, of the same type."""
+    feature = rows.features[column]
+    return rows.remove_columns(column).add_column(column, [change(each) for each in rows[column]], feature=feature)
+
+
+OTHERS = {
+    "clean rows in another order": ({"clean": lambda rows: rows.select(range(11, -1, -1))}, "clean rows"),
+    "fewer clean rows": ({"clean": lambda rows: rows.select(range(9))}, "clean rows .*, 12, found 9"),
+    "other clean labels": ({"clean": lambda rows: changed(rows, "label", lambda y: 2 - y)}, "clean rows .* 8 of 12"),
+    "no row ids, and another order": ({"train": lambda rows: rows.select(range(15, -1, -1))}, "rows .* with another"),
+    "a row more": ({"train": lambda rows: rows.select([*range(16), 0])}, "rows"),
+    "a row less": ({"train": lambda rows: rows.select(range(15))}, "rows"),
+    "other texts": ({"train": lambda rows: changed(rows, "text", lambda text: text + " w1")}, "rows .* found 16 of 16"),
+    "other labels": ({"train": lambda rows: changed(rows, "label", lambda y: min(y + 1, 2))}, "rows .* with another"),
+    "another teacher": (
+        {"train": lambda rows: changed(rows, "teacher_logits", lambda z: z[::-1])}, "rows .* found 16 of 16"
+    ),
+    "other functions": ({"train": lambda rows: changed(rows, "weak_labels", lambda v: v[::-1])}, "rows .* with"),
+    "classes in another order": ({"names": planted.NAMES[::-1]}, "classes"),
+    "another method": ({"method": "l2r"}, "method"),
+    "fewer sources": ({"losses": ("label", "rules")}, "sources"),
+    "sources in another order": ({"losses": ("teacher", "label", "rules")}, "sources"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["denoise", "amal-step", "trust"])
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_run_goes_on_with_what_it_had_or_not_at_all(other, method, build):
+    """What was learned belongs to rows, sources and classes; beside others it would mean something else."""
+    made, message = other
+    train, clean = planted.make_rows(16, wrong=0.4, tokens=False), planted.make_rows(12, 1, tokens=False)
+
+    def trainer(train, clean, names=planted.NAMES, method=method, losses=("label", "teacher", "rules")):
+        model = planted.make_student()
+        model.config.id2label = dict(enumerate(names))
+        plain = [
+            rows.cast_column("label", Value("int64")) if names == planted.NAMES else named(rows)
+            for rows in (train, clean)
+        ]
+        settings = {"method": method, "save_strategy": "steps", "save_steps": 1, "max_steps": 2, "warmup_steps": 0}
+        return build(settings, model=model, train_dataset=plain[0], clean_dataset=plain[1],
+                     losses=planted.make_losses(*losses))  # fmt: skip
+
+    def named(rows):
+        names = [planted.NAMES[y] for y in rows["label"]]
+        return rows.remove_columns("label").add_column("label", names)
+
+    first = trainer(train, clean)
     first.train()
-    second = build(settings, clean_dataset=other(clean))
-    with pytest.raises(ValueError, match="`resume_from_checkpoint`: expected the clean rows of the run"):
-        second.train(resume_from_checkpoint=f"{first.args.output_dir}/checkpoint-4")
+    given = {k: v for k, v in made.items() if k not in ("train", "clean")}
+    second = trainer(made.get("train", lambda rows: rows)(train), made.get("clean", lambda rows: rows)(clean), **given)
+    with pytest.raises(ValueError, match=f"`resume_from_checkpoint`: expected the {message}"):
+        second.train(resume_from_checkpoint=f"{first.args.output_dir}/checkpoint-1")
+
+
+def test_other_columns_are_no_other_run(build):
+    """A note beside the text, and a column in another place, change nothing that was learned."""
+    rows = planted.make_rows(16, wrong=0.4, tokens=False)
+    settings = {"method": "amal-step", "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    clean = planted.make_rows(12, 1, tokens=False)
+    first = build(settings, train_dataset=rows, clean_dataset=clean)
+    first.train()
+    noted = rows.select_columns(rows.column_names[::-1]).add_column("note", [*range(16)])
+    second = build(settings, train_dataset=noted, clean_dataset=clean)
+    second.train(resume_from_checkpoint=f"{first.args.output_dir}/checkpoint-1")
+    assert planted.identical(planted.parameters(first), planted.parameters(second)) == []
 
 
 # ---- a model with a head of its own ----
