@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, set_seed
 
 from amal_hf import _checks
 from amal_hf.config import AMALConfig
-from amal_hf.data.classes import has_negative, indexed, infer_classes, name_classes
+from amal_hf.data.class_columns import has_negative, indexed
+from amal_hf.data.classes import infer_classes, name_classes
 from amal_hf.data.columns import label_column, values_of
 from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
 from amal_hf.losses import Distillation, LabelingFunctions

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from amal_hf import _checks
 from amal_hf._types import LABELS, ROW_ID
-from amal_hf.data.classes import ORDERED, same_classes
+from amal_hf.data.class_columns import ORDERED
+from amal_hf.data.classes import same_classes
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 

@@ -30,10 +30,15 @@ def hold_out(
         ValueError: no row could be held out.
     """
     labels = _classes(split, column)
-    generator, held = np.random.default_rng(seed), []
+    generator, held, few = np.random.default_rng(seed), [], []
     for each in np.unique(labels[labels >= 0]):
         rows = np.flatnonzero(labels == each)
         held.append(generator.permutation(rows)[: min(per_class, int(share * len(rows)))])
+        if len(held[-1]) < per_class < len(split):
+            few.append(f"{len(held[-1])} of {split.features[column].int2str(int(each))!r} ({len(rows)} rows)")
+    if few:
+        logger.warning("`clean_rows`/`selection_rows`: of some classes fewer than %d are held out: %s.", per_class,
+                       ", ".join(few[:10]))  # fmt: skip
     chosen = np.sort(np.concatenate(held)) if held else np.array([], int)
     if not len(chosen):
         raise ValueError(
@@ -126,6 +131,8 @@ def divided(
     shared = selection == origin or (not selection and selection_rows > 0)
     if shared:
         parts["selection"], pool = hold_out(pool, selection_rows or len(pool), seed + 1)
+        message = "`selection_split`: %d rows of %r select, %d are left to be clean."
+        logger.warning(message, len(parts["selection"]), origin, len(pool))
     elif selection:
         chosen = labelled_rows(splits, selection)
         parts["selection"] = hold_out(chosen, selection_rows, seed, share=1.0)[0] if selection_rows else chosen

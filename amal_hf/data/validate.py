@@ -44,6 +44,7 @@ def validate_inputs(
     check_loss_is_ours(args, others)
     args = args.resolved()
     example = first_row(splits["train"])
+    check_stream(splits["train"], example, args.text_columns)
     check_columns(example, losses)
     stack = LossStack(losses, example)
     check_sources(args, stack, example, splits["clean"], mixing)
@@ -110,6 +111,24 @@ def first_row(dataset: Any) -> dict[str, Any]:
         missing = [name for name, value in example.items() if value is None]
         example |= {name: next((v for v in dataset[name] if v is not None), None) for name in missing}
     return {LABELS if name in LABEL_ALIASES else name: value for name, value in example.items()}
+
+
+def check_stream(train: Any, example: Mapping[str, Any], text_columns: Collection[str]) -> None:
+    """A stream's rows are ready to be trained on: nothing reads its texts, or the names of its classes.
+
+    Raises:
+        ValueError: texts without tokens, or a class by name.
+    """
+    if isinstance(train, Dataset):
+        return
+    advice = "Take a datasets.Dataset, or make them with train_dataset.map(...)"
+    if "input_ids" not in example and {*text_columns} & {*example}:
+        raise ValueError(
+            "`train_dataset`: expected tokens (`input_ids`) in a stream, found texts among "
+            f"{_checks.few(sorted(example))}. {advice}."
+        )
+    if isinstance(label := example.get(LABELS), str):
+        raise ValueError(f"`train_dataset`: expected the index of a class in a stream, found {label!r}. {advice}.")
 
 
 def _one_label(argument: str, names: Collection[str]) -> None:

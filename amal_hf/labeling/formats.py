@@ -216,7 +216,10 @@ def _report(odd: Mapping[str, Counter[Any]], classes: Sequence[str], unknown: st
         f"{name}: {sum(counts.values())} answers, e.g. {[answer for answer, _ in counts.most_common(5)]}"
         for name, counts in odd.items()
     )
-    message = f"`columns`: expected answers among {list(classes)} or their indices, found others in {others}."
+    message = f"`columns`: expected answers among {_checks.few(classes)} or their indices, found others in {others}."
     if unknown == "raise":
-        raise ValueError(f"{message} Map them to classes, or let them abstain with unknown='abstain'.")
+        raise ValueError(
+            f"{message} Map them to classes, or leave these cells empty, which abstains; in Python "
+            "votes_from_columns(..., unknown='abstain') makes votes of them."
+        )
     warnings.warn(f"{message} They abstain (unknown='abstain').", VoteWarning, stacklevel=3)

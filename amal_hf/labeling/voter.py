@@ -63,7 +63,7 @@ class Voter:
         """Votes on the rows of a span, `[rows, M]`, and how often which function raised.
 
         Args:
-            note: told of each function before it votes.
+            note: called with each function before it votes.
 
         Raises:
             ValueError: a function raised, or returned anything but -1..C-1; names the function and the row.

@@ -53,7 +53,7 @@ class Watch:
 
     def __init__(self, places: Places, functions: Sequence[str], name: str) -> None:
         self.places, self.functions, self.name = places, functions, name
-        self._told: set[tuple[int, ...]] = set()
+        self._named: set[tuple[int, ...]] = set()
 
     def result(self, future: Future[Any]) -> Any:
         """The future's result, however long it takes."""
@@ -65,12 +65,12 @@ class Watch:
                 if future.done():
                     raise
             now = self.places.read()
-            for function, first, stop in sorted((now & before) - self._told):
+            for function, first, stop in sorted((now & before) - self._named):
                 logger.warning(
                     f"`functions`: labeling function {self.functions[function]!r} has been at rows {first} to "
                     f"{stop - 1} of {self.name} for more than {PATIENCE:.0f} s. Wait, or stop with Ctrl-C and mend it."
                 )
-            self._told |= now & before
+            self._named |= now & before
             before = now
 
 

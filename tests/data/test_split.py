@@ -46,6 +46,22 @@ def test_a_rare_class_gets_its_rows_and_keeps_half(seed):
     assert Counter(held["label"][:]) == {0: 20, 1: 2} and Counter(rest["label"][:]) == {0: 376, 1: 2}
 
 
+def test_a_class_with_too_few_rows_is_said(caplog):
+    often = rows_of([1] * 4 + [0] * 396).cast_column("label", ClassLabel(names=["often", "rare"]))
+    hold_out(often, 20, 0)
+    assert "of some classes fewer than 20 are held out: 2 of 'rare' (4 rows)." in caplog.text
+    caplog.clear()
+    hold_out(often, 2, 0)
+    assert not caplog.text
+
+
+def test_a_split_that_selects_and_is_clean_is_divided_and_said(caplog):
+    rows = {"train": rows_of([0, 1] * 30), "validation": rows_of([0, 1] * 10, 100)}
+    parts = parts_of(rows, clean_split="validation", selection_split="validation")
+    assert sizes(parts) == {"train": 60, "clean": 10, "selection": 10}
+    assert "`selection_split`: 10 rows of 'validation' select, 10 are left to be clean." in caplog.text
+
+
 def test_nobody_called_a_row_clean():
     with pytest.raises(
         ValueError, match=r"`clean_split`: expected a split with true labels.*\['test', 'train'\].*clean_rows: N"

@@ -20,6 +20,7 @@ import random
 import planted
 import pytest
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Subset
@@ -154,3 +155,16 @@ def test_a_collator_of_ones_own_finds_label_and_columns_by_name(build, tokenizer
     trainer.train()
     given = {(row["label"], tuple(row["teacher_logits"]), i, None) for i, row in enumerate(rows)}
     assert {*found} == given
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"text": "w1 w2", "label": 0}, r"expected tokens \(`input_ids`\) in a stream, found texts"),
+        ({"input_ids": [2, 5, 3], "label": "sea"}, "expected the index of a class in a stream, found 'sea'"),
+    ],
+)
+def test_a_stream_that_is_not_ready_is_refused_before_training(row, told, build):
+    stream = Dataset.from_list([row] * 8).to_iterable_dataset()
+    with pytest.raises(ValueError, match=f"`train_dataset`: {told}"):
+        build({"method": "trust", "max_steps": 1}, train_dataset=stream, losses=planted.make_losses("label"))
