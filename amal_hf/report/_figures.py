@@ -98,13 +98,14 @@ def by_class(run: Run, groups: Sequence[Group], classes: Classes) -> Markup:
 
 
 def with_majority(run: Run, trusts: Sequence[Trust]) -> Markup | None:
-    """Mean λ where each source agrees and disagrees with the majority, and the primary's histograms."""
+    """Mean λ where each source agrees and disagrees with the majority, and the primary's histograms, if any."""
+    beside = agreement(run, _primary(run), "majority")[1].any()
     trusts = [t for t in trusts if np.isfinite(t.agreeing) or np.isfinite(t.disagreeing)]
     if not trusts:
         return None
 
     def draw(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+        left, *right = figure.subplots(1, 2, width_ratios=[1.25, 1]) if beside else [figure.subplots()]
         for row, each in enumerate(trusts):
             left.plot([each.disagreeing, each.agreeing], [row, row], color=MUTED, linewidth=1.4, zorder=2)
         for marker, colour, name, values in (
@@ -117,7 +118,8 @@ def with_majority(run: Run, trusts: Sequence[Trust]) -> Markup | None:
         left.set_xlim(*_padded(limits(run.weights)))
         left.set_xlabel("mean λ")
         _legend(left)
-        _two_histograms(right, run, "majority", ("agrees", "disagrees"))
+        for ax in right:
+            _two_histograms(ax, run, "majority", ("agrees", "disagrees"))
 
     return render("majority", max(2.6, 1.0 + 0.24 * len(trusts)), draw)
 
@@ -146,6 +148,7 @@ def _two_histograms(ax: Axes, run: Run, column: str, names: tuple[str, str]) -> 
         ax.stairs(share, edges, fill=True, color=colour, alpha=0.3, linewidth=0)
         ax.stairs(share, edges, color=colour, linewidth=1.5, label=f"{name} ({len(values):,} rows)")
     ax.set_xlim(low, high)
+    ax.set_ylim(bottom=0)
     ax.set_xlabel(f"λ of {short(primary.name)}")
     ax.set_ylabel("share of rows")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

@@ -322,3 +322,12 @@ def test_errors_say_what_was_expected(tmp_path: Path, change: Any, error: type[E
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="`run_dir`: expected a run folder, found nothing"):
         write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("asserts", "drawn"), [({"label": "label"}, True), ({"label": None}, False)])
+def test_a_histogram_of_no_row_is_not_drawn(asserts, drawn, tmp_path):
+    """A first source that names no class agrees with nobody: without the chart, not a flat line from -4 % to 4 %."""
+    html = report(write_run(tmp_path, asserts={"teacher": "teacher", **asserts}, drop=("true_label",)))
+    shares = re.findall(r"<text[^>]*>([^<]*) %</text>", html)
+    assert bool(re.search(r"<text[^>]*>λ of label</text>", html)) == bool(shares) == drawn
+    assert not [share for share in shares if share.strip()[0] in "-\N{MINUS SIGN}"]
