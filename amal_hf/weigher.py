@@ -105,14 +105,14 @@ class Weigher:
     def begin(self, batches: Sequence[Mapping[str, Any]], width: int) -> None:
         """The mean of Σ_k λ_ik over the rows of the first optimizer step, before it; later steps follow those before.
 
-        Where λ reads losses it is known only after the step.
+        Where λ reads losses, it is what λ is where all are 0, and that step sets the mean anew.
         """
-        if self.settings.normalize != "mean" or self.mean_weight.known or self.mixing.reads == "losses":
+        if self.settings.normalize != "mean" or self.mean_weight.known:
             return
         for batch in batches:
             rows = self._rows(batch, width)
             self._count(self.mixing.used(self.mixing.weights(rows).detach()), rows)
-        self.mean_weight.commit(partial(everyones_sum, self.accelerator))
+        self.mean_weight.commit(partial(everyones_sum, self.accelerator), before=self.mixing.reads == "losses")
 
     def _rows(self, batch: Mapping[str, Any], width: int) -> Rows:
         """What the mixing sees of a batch before its forward."""

@@ -97,7 +97,7 @@ class MeanWeight:
 
     def __init__(self) -> None:
         self.mean = torch.zeros(())  # 0: none yet
-        self.known = False
+        self.found = self.known = False  # of any rows; of a step that was trained
         self._sum, self._rows = torch.zeros(()), 0  # of this optimizer step: Σ_ik λ_ik and rows
 
     def count(self, weights: Tensor) -> None:
@@ -106,14 +106,18 @@ class MeanWeight:
 
     def held(self, weights: Tensor) -> Tensor:
         """λ divided by the mean, `[N, K]`; as it is before the first `commit`."""
-        return weights / self.mean.to(weights) if self.known else weights
+        return weights / self.mean.to(weights) if self.found else weights
 
-    def commit(self, summed: Callable[[Tensor], Tensor]) -> None:
-        """Move the mean, by what all micro-batches (and, `summed`, all processes) counted since the last."""
+    def commit(self, summed: Callable[[Tensor], Tensor], before: bool = False) -> None:
+        """Move the mean, by what all micro-batches (and, `summed`, all processes) counted since the last.
+
+        Args:
+            before: what was counted is what λ was before a first step, which may move it: that step sets the mean anew.
+        """
         total, rows = summed(torch.tensor([float(self._sum), float(self._rows)]))
         if rows > 0 and total > 0:
             keep = 0.9 if self.known else 0.0  # the first step sets the mean, later ones move it by a tenth
-            self.mean, self.known = keep * self.mean + (1 - keep) * total / rows, True
+            self.mean, self.found, self.known = keep * self.mean + (1 - keep) * total / rows, True, not before
         self._sum, self._rows = torch.zeros(()), 0
 
     def state(self) -> Tensors:
@@ -122,4 +126,5 @@ class MeanWeight:
 
     def load_state(self, state: Tensors) -> None:
         """Restore what `state` returned."""
-        self.mean, self.known = state["mean_weight"], bool(state["mean_weight"] > 0)
+        self.mean = state["mean_weight"]
+        self.found = self.known = bool(self.mean > 0)

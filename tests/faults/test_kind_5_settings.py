@@ -26,6 +26,7 @@ import torch
 from amal_hf import AMALConfig, classification_metrics
 from amal_hf.mixing import Table
 from amal_hf.mixing.base import Rows
+from amal_hf.weigher import Weigher
 from amal_hf.weight_history import KEPT, WeightHistory
 
 # ---- given later ----
@@ -178,3 +179,26 @@ def test_the_first_step_is_weighted_as_the_others_are(accumulation, build):
 
     found = losses_of(normalize="mean", mixing_start=[3.0, 5.0])
     assert found == pytest.approx(losses_of(normalize="none", mixing_start=[0.375, 0.625]), rel=1e-4)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "amal-step", "mixing_start": [3.0, 5.0], "clamp": [0.0, 9.0]},
+        {"method": "shared", "mixing_start": [3.0, 5.0], "clamp": [0.0, 9.0]},
+        {"method": "l2r"},
+        {"method": "meta-weight-net"},
+    ],
+    ids=lambda settings: settings["method"],
+)
+def test_so_it_is_where_weights_read_losses(settings, accumulation, build, monkeypatch):
+    """Σλ starts at 8 (of two sources or two sigmoids at 2 or 1): before the first step it is divided by that."""
+    seen = []
+    weigh = Weigher.weigh
+    monkeypatch.setattr(Weigher, "weigh", lambda *given: seen.append(weigh(*given)) or seen[-1])
+    trainer = build({**settings, "normalize": "mean", "gradient_accumulation_steps": accumulation, "max_steps": 3})
+    trainer.train()
+    steps = [seen[i * accumulation : (i + 1) * accumulation] for i in range(3)]
+    means = [torch.cat(parts).sum(1).mean().item() for parts in steps]
+    assert means == pytest.approx([1, 1, 1], abs=0.35), means
