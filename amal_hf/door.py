@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value
@@ -11,12 +11,13 @@ from torch.utils.data import IterableDataset as TorchStream
 from transformers import AutoTokenizer, set_seed
 
 from amal_hf import _checks
+from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
-from amal_hf.data.class_columns import has_negative, indexed
+from amal_hf.data.class_columns import ANSWERS, has_negative, indexed
 from amal_hf.data.classes import infer_classes, name_classes
-from amal_hf.data.columns import label_column, values_of
+from amal_hf.data.columns import LABEL_ALIASES, label_column, values_of
 from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
-from amal_hf.losses import Distillation, LabelingFunctions
+from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions
 from amal_hf.losses.annotators import Annotators
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.models.class_order import GENERIC
@@ -24,8 +25,8 @@ from amal_hf.models.student import load_student
 
 ONE_CLASS = (None, SINGLE_LABEL)
 """Problem types of a model whose rows may have one class each."""
-VOTES, ANSWERS = "amal_votes_", "amal_answers_"
-"""How columns of votes, and of distributions, begin that were made of annotators' answers."""
+VOTES = "amal_votes_"
+"""How columns of votes begin that were made of annotators' answers."""
 
 
 def enter(
@@ -97,7 +98,9 @@ def known_classes(model: Any, splits: Mapping[str, Any]) -> list[str] | None:
         return names
     labels = {name: label_column(split) for name, split in splits.items() if isinstance(split, Dataset)}
     holding = {
-        name: splits[name].rename_columns({c: "label"} if c != "label" else {}) for name, c in labels.items() if c
+        name: splits[name].select_columns([c]).rename_columns({c: "label"} if c != "label" else {})
+        for name, c in labels.items()
+        if c
     }
     holding = {name: split for name, split in holding.items() if values_of(split, "label").null_count < len(split)}
     for name in ("clean", *holding):
@@ -147,18 +150,23 @@ def as_votes(
     losses: Mapping[str, Any], splits: Mapping[str, Any], classes: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Losses in which `Annotators` are labeling functions, or distributions where they say how sure they are; splits
-    with the columns that these read.
+    with the columns that these read, and indices in columns of classes' names that a `CrossEntropy` reads.
 
     Raises:
-        ValueError: a column that is not there, answers that are no class, or classes that nothing names.
+        ValueError: a column that is not there or read twice, answers that are no class, or classes that nothing names.
     """
+    if isinstance(losses, Mapping):
+        splits = _as_indices(losses, splits, classes)
     if not isinstance(losses, Mapping) or not any(isinstance(loss, Annotators) for loss in losses.values()):
         return losses, dict(splits)  # type: ignore[return-value]
+    check_once({name: loss.columns for name, loss in losses.items() if isinstance(loss, Annotators)})
     made, rows = dict[str, Any](), dict(splits)
     for name, loss in losses.items():
         if not isinstance(loss, Annotators):
             made[name] = loss
             continue
+        if isinstance(rows["train"], Dataset):
+            _checks.columns("train_dataset", rows["train"].column_names, {name: sorted(loss.reads)})
         if not classes:
             raise ValueError(
                 f"`losses`: expected the names of the classes, to read the answers of {loss!r}; found none. Give the "
@@ -182,6 +190,34 @@ def as_votes(
     return made, rows
 
 
+def _as_indices(losses: Mapping[str, Any], splits: Mapping[str, Any], classes: list[str] | None) -> Mapping[str, Any]:
+    """The splits; columns beside the label in which a `CrossEntropy` finds names of classes hold indices."""
+    columns = {loss.column for loss in losses.values() if isinstance(loss, CrossEntropy)} - {LABELS, *LABEL_ALIASES}
+    made = dict(splits)
+    for column in columns if classes else ():
+        for name, split in made.items():
+            if isinstance(split, Dataset) and column in split.column_names and names_class(split.features[column]):
+                made[name] = name_classes(DatasetDict({name: split}), column, classes)[name]
+    return made
+
+
+def check_once(columns: Mapping[str, Sequence[str]]) -> None:
+    """No annotator is heard in two sources: what it says would count twice.
+
+    Raises:
+        ValueError: naming column and sources.
+    """
+    heard: dict[str, str] = {}
+    for source, own in columns.items():
+        for column in own:
+            if column in heard:
+                raise ValueError(
+                    f"`losses`: expected every annotator in one source, found {column!r} in {heard[column]!r} and "
+                    f"{source!r}, where it would count twice. Leave it out of one."
+                )
+            heard[column] = source
+
+
 def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any]:
     """The student of a name, and its tokenizer; a model as it is, and None.
 
@@ -201,8 +237,12 @@ def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any
 
 
 def _is_text(split: Dataset) -> bool:
-    """Whether labels name their class: a text or a boolean, a list of one text, or Label Studio's choices."""
-    feature = split.features[str(label_column(split))]
+    """Whether labels name their class."""
+    return names_class(split.features[str(label_column(split))])
+
+
+def names_class(feature: Any) -> bool:
+    """Whether a column holds names of classes: a text or a boolean, a list of one text, or Label Studio's choices."""
     if isinstance(feature, dict) and set(feature) == {"choices"}:
         feature = feature["choices"]
     words = ("string", "large_string")

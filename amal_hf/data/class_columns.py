@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetInfo, Features, Value, concatenate_datasets
 
+ANSWERS = "amal_answers_"
+"""How columns of distributions begin that were made of annotators' answers: a blank is no news."""
 ORDERED = 500
 """Most columns whose order is kept."""
 NOTHING = ("-1", "-100")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amal_hf import _checks
 from amal_hf._types import LABELS, ROW_ID
-from amal_hf.data.class_columns import ORDERED
+from amal_hf.data.class_columns import ANSWERS, ORDERED
 from amal_hf.data.classes import same_classes
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
@@ -157,7 +157,8 @@ def _check_column(loss: Loss, entries: pa.ChunkedArray, column: str, num_classes
         odds = odds or getattr(loss, "probabilities", False)
         low, high = span(numbers_in(entries))
         _checks.within(where, max(low, -1e30) if logs else low, high, *_bounds(odds, logs))
-        if isinstance(loss, Distillation) and (empty := _blank_rows(entries, num_classes, logs)):
+        unread = isinstance(loss, Distillation) and not column.startswith(ANSWERS)
+        if unread and (empty := _blank_rows(entries, num_classes, logs)):
             warnings.warn(
                 f"{where}: expected logits on every row, found null or NaN on {empty} of {len(entries)}: the teacher "
                 "abstains there. Read it again if it should not.",

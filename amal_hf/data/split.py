@@ -131,8 +131,9 @@ def divided(
     shared = selection == origin or (not selection and selection_rows > 0)
     if shared:
         parts["selection"], pool = hold_out(pool, selection_rows or len(pool), seed + 1)
-        message = "`selection_split`: %d rows of %r select, %d are left to be clean."
-        logger.warning(message, len(parts["selection"]), origin, len(pool))
+        if origin != "train":
+            message = "`selection_split`: %d rows of %r select, %d are left to be clean."
+            logger.warning(message, len(parts["selection"]), origin, len(pool))
     elif selection:
         chosen = labelled_rows(splits, selection)
         parts["selection"] = hold_out(chosen, selection_rows, seed, share=1.0)[0] if selection_rows else chosen

@@ -125,12 +125,28 @@ def test_by_the_model_s_names_where_labels_are_numbers(build):
     assert any("no clean row of class(es) ['high']" in each for each in told)
 
 
-def test_names_that_nobody_read_are_not_to_be_encoded_in_any_order(build):
-    """`class_encode_column` would number the classes that one annotator happens to name."""
-    rows = planted.make_rows(8).add_column("gpt", ["sea"] * 8)
-    with pytest.raises(ValueError, match=r"column 'gpt': expected classes 0 to 2.*Annotators\(") as told:
+@pytest.mark.parametrize("said", ["sea", " SEA ", ["sea"]])
+def test_a_class_column_of_names_is_read_by_name(said, build):
+    """`class_encode_column` would number the classes that one annotator happens to name: "sea" would be 0."""
+    rows = planted.make_rows(8).add_column("gpt", [None, *[said] * 7])
+    trainer = build({"method": "fixed", "num_train_epochs": 1}, train_dataset=rows, losses={"gpt": CrossEntropy("gpt")})
+    assert trainer.train_dataset["gpt"][:] == [None, *[planted.NAMES.index("sea")] * 7]
+    trainer.train()
+    assert [each is None for each in trainer.weights["gpt"]] == [True, *[False] * 7]
+
+
+def test_a_class_column_of_other_names_is_refused(build):
+    rows = planted.make_rows(8).add_column("gpt", ["fire"] * 8)
+    with pytest.raises(ValueError, match=r"found 'fire' \(8 rows.*in column 'gpt' of 'train'"):
         build({"method": "fixed"}, train_dataset=rows, losses={"gpt": CrossEntropy("gpt")})
-    assert "class_encode_column" not in str(told.value)
+
+
+def test_names_where_nobody_names_the_classes_are_refused(build):
+    rows = planted.make_rows(8).cast_column("label", Value("int64")).add_column("gpt", ["sea"] * 8)
+    with pytest.raises(ValueError, match=r"column 'gpt': expected classes 0 to 2.*Annotators\(") as refusal:
+        build({"method": "fixed"}, train_dataset=rows, losses={"gpt": CrossEntropy("gpt")},
+              clean_dataset=planted.make_rows(9, 1).cast_column("label", Value("int64")))  # fmt: skip
+    assert "class_encode_column" not in str(refusal.value)
 
 
 def test_an_annotator_that_never_names_a_class_keeps_the_order(build):

@@ -22,7 +22,7 @@ from datasets import Dataset
 from torch.nn.functional import log_softmax
 
 from amal_hf import AMALConfig, Annotators, CrossEntropy, Distillation, Outputs
-from amal_hf.commands.settings import DataConfig
+from amal_hf.commands.settings import DataConfig, source_losses
 from amal_hf.commands.train import prepare
 from amal_hf.door import as_votes
 from amal_hf.labeling.formats import distributions_from_columns
@@ -197,7 +197,7 @@ def test_what_is_no_confidence_is_refused(sure, told):
 def test_a_column_of_confidence_for_each():
     with pytest.raises(ValueError, match="`confidence`: expected a column for each"):
         Annotators(["gpt", "rater"], confidence=["sure"])
-    with pytest.raises(ValueError, match=r"expected column\(s\) \['sure'\]"):
+    with pytest.raises(ValueError, match=r"source 'llm' reads column\(s\) \['sure'\]"):
         as_votes({"llm": Annotators(["gpt"], confidence=["sure"])},
                  {"train": Dataset.from_dict({"gpt": ["air"]})}, planted.NAMES)  # fmt: skip
 
@@ -365,3 +365,27 @@ def test_a_column_that_says_where_says_true_or_false(asked, heard, build):
     trainer = build({"method": "fixed", "num_train_epochs": 1}, **given)
     trainer.train()
     assert [each is not None for each in trainer.weights["t"]] == heard
+
+
+# ---- annotators ----
+
+
+@pytest.mark.parametrize("in_yaml", [True, False])
+def test_an_annotator_in_two_sources_is_refused(in_yaml, build):
+    rows = planted.make_rows(8).add_column("gpt", ["sea"] * 8)
+    with pytest.raises(ValueError, match=r"expected every annotator in one source, found 'gpt' in .* and 'llm'"):
+        if in_yaml:
+            source_losses(DataConfig(data="d", annotators=["gpt"]), {"llm": {"loss": "annotators", "columns": ["gpt"]}})
+        else:
+            build(train_dataset=rows, losses={"a": Annotators(["gpt"]), "llm": Annotators(["gpt"])})
+
+
+def test_a_column_that_an_annotator_lacks_is_named_with_its_source(build):
+    with pytest.raises(ValueError, match=r"`train_dataset`: source 'llm' reads column\(s\) \['gpt'\]"):
+        build(losses={"llm": Annotators(["gpt"])})
+
+
+def test_blanks_beside_a_confidence_are_no_news(build, recwarn):
+    rows = planted.make_rows(9).add_column("gpt", ["sea", None, "air"] * 3).add_column("sure", [0.8, None, 0.9] * 3)
+    build({"method": "fixed"}, train_dataset=rows, losses={"llm": Annotators(["gpt"], confidence=["sure"])})
+    assert not [each for each in recwarn if "amal_answers" in str(each.message)]
