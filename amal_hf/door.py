@@ -202,20 +202,20 @@ def _as_indices(losses: Mapping[str, Any], splits: Mapping[str, Any], classes: l
 
 
 def check_once(columns: Mapping[str, Sequence[str]]) -> None:
-    """No annotator is heard in two sources: what it says would count twice.
+    """No annotator stands in two sources: what it says would count twice.
 
     Raises:
         ValueError: naming column and sources.
     """
-    heard: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for source, own in columns.items():
         for column in own:
-            if column in heard:
+            if column in taken:
                 raise ValueError(
-                    f"`losses`: expected every annotator in one source, found {column!r} in {heard[column]!r} and "
+                    f"`losses`: expected every annotator in one source, found {column!r} in {taken[column]!r} and "
                     f"{source!r}, where it would count twice. Leave it out of one."
                 )
-            heard[column] = source
+            taken[column] = source
 
 
 def as_model(model: Any, classes: list[str] | None, seed: int) -> tuple[Any, Any]:

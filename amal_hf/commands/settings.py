@@ -126,8 +126,8 @@ def source_losses(data: DataConfig, sources: Mapping[str, Mapping[str, Any]] | N
             losses[name] = LOSSES[kind](**options)
         except TypeError as error:
             raise ValueError(f"`sources.{name}`: {error}. See the arguments of {LOSSES[kind].__name__}.") from error
-    heard = {name: loss.columns for name, loss in losses.items() if isinstance(loss, Annotators)}
-    check_once({ANNOTATORS: data.annotators, **heard})
+    answering = {name: loss.columns for name, loss in losses.items() if isinstance(loss, Annotators)}
+    check_once({ANNOTATORS: data.annotators, **answering})
     if not losses:
         raise ValueError(
             "`sources`: expected at least one source, found none. Set train_on_labels, votes_column, annotators, "

@@ -108,11 +108,7 @@ def check_asserted(
     here = {LABELS if name in LABEL_ALIASES else name: name for name in train.column_names}
     for loss in losses:
         for column in loss.columns:
-            entries = values_of(train, here[column])
-            if column == getattr(loss, "mask_column", None):  # that says where, not what
-                _checks.booleans(f"`train_dataset`: column {column!r}", entries)
-            else:
-                _check_column(loss, entries, here[column], num_classes)
+            _check_column(loss, values_of(train, here[column]), here[column], num_classes)
 
 
 def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -132,9 +128,10 @@ def _check_order(splits: Mapping[str, Any], names: Sequence[str]) -> None:
 
 def _check_column(loss: Loss, entries: pa.ChunkedArray, column: str, num_classes: int) -> None:
     where, nothing = f"`train_dataset`: column {column!r}", entries.null_count == len(entries)
+    if column == getattr(loss, "mask_column", None):  # that says where, not what
+        return _checks.booleans(where, entries)
     if column == getattr(loss, "weight_column", ""):
-        _checks.row_weights(where, entries)
-        return
+        return _checks.row_weights(where, entries)
     if isinstance(loss, (LabelingFunctions, MajorityVote)):
         _checks.numbers(where, entries.type, whole=True)
         _checks.equal_width(where, *span(pc.list_value_length(entries)))
@@ -157,8 +154,8 @@ def _check_column(loss: Loss, entries: pa.ChunkedArray, column: str, num_classes
         odds = odds or getattr(loss, "probabilities", False)
         low, high = span(numbers_in(entries))
         _checks.within(where, max(low, -1e30) if logs else low, high, *_bounds(odds, logs))
-        unread = isinstance(loss, Distillation) and not column.startswith(ANSWERS)
-        if unread and (empty := _blank_rows(entries, num_classes, logs)):
+        read = isinstance(loss, Distillation) and not column.startswith(ANSWERS)
+        if read and (empty := _blank_rows(entries, num_classes, logs)):
             warnings.warn(
                 f"{where}: expected logits on every row, found null or NaN on {empty} of {len(entries)}: the teacher "
                 "abstains there. Read it again if it should not.",
@@ -316,7 +313,7 @@ class SourceCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
-        if self.task == SINGLE_LABEL:  # a loss or not, whoever collates them: no label is -100
+        if self.task == SINGLE_LABEL:  # no label is -100, also where no loss reads it
             renamed = [{**row, LABELS: -100} if LABELS in row and row[LABELS] is None else row for row in renamed]
         batch = dict(self.inner([_Row(row, given, self.columns) for row, given in zip(renamed, features, strict=True)]))
         for name, values in batch.items():
