@@ -202,10 +202,10 @@ def _of_checkpoint(name: str, args: Any, tokenizer: Any, columns: set[str]) -> T
     Raises:
         ValueError: the same, and it was named.
     """
-    named = SentenceEncoder.of(name)
-    prompt = args.reader_prompt or named.prompt
-    pooling = named.pooling if args.reader_pooling == "auto" else args.reader_pooling
-    model, own = load_reader(name, named.subfolder)
+    usual = SentenceEncoder.of(name)
+    prompt = args.reader_prompt or usual.prompt
+    pooling = usual.pooling if args.reader_pooling == "auto" else args.reader_pooling
+    model, own = load_reader(name, usual.subfolder)
     texts = bool(prompt) or own.get_vocab() != tokenizer.get_vocab()
     if texts and not {*args.text_columns} <= columns:
         if not args.reader:
