@@ -20,10 +20,10 @@ from amal_hf.build import make_mixing
 from amal_hf.checkpoints import LearnedCheckpoints, check_checkpoint
 from amal_hf.clean_rows import lookahead_for, prepare_batch
 from amal_hf.config import AMALConfig
+from amal_hf.data.collate import SourceCollator
 from amal_hf.data.columns import (
     LABEL_ALIASES,
     RowIndex,
-    SourceCollator,
     weights_dataset,
     with_row_ids,
 )
@@ -36,7 +36,7 @@ from amal_hf.epoch_schedule import EpochRefresh
 from amal_hf.finite import FiniteCheck
 from amal_hf.losses import Loss, LossStack
 from amal_hf.losses.annotators import Annotators
-from amal_hf.metagrad import RNGState, model_outputs
+from amal_hf.metagrad import model_outputs
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
@@ -188,7 +188,6 @@ class AMALTrainer(LearnedCheckpoints):
         inputs = self._prepare_inputs(inputs)
         if (weigher := self.weigher).mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
             weigher.look_ahead_by(lookahead_for(self, self.model_inputs(inputs)))
-        self._noise = RNGState(self.args.device)
         self._training = True
         try:
             with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():
@@ -208,8 +207,9 @@ class AMALTrainer(LearnedCheckpoints):
         window, ways = num_items_in_batch, self.accelerator.num_processes
         if not isinstance(window, Window):  # a batch that did not come by way of `get_batch_samples`
             window = Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
-        batch = prepare_batch(self, inputs, window, self._noise)
-        raw = model(**self.model_inputs(inputs))
+        model_inputs = self.model_inputs(inputs)
+        batch = prepare_batch(self, inputs, model_inputs, window)
+        raw = model(**model_inputs)
         outputs = model_outputs(raw)
         known = inputs.get(KNOWN) or self.weigher.read(inputs, outputs.logits.shape[-1])
         rows, losses = self.weigher.weighted(outputs, inputs, known, batch)

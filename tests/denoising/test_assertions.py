@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from amal_hf import CrossEntropy, Distillation, LabelingFunctions
-from amal_hf.data.columns import SourceCollator
+from amal_hf.data.collate import SourceCollator
 from amal_hf.denoising.assertions import read_assertions
 from amal_hf.denoising.prepare import LOG_POSTERIOR, add_posterior
 

@@ -135,7 +135,7 @@ NAMED = [
 
 
 def test_missing_mass_is_shared_and_nothing_said_is_nothing(build):
-    from amal_hf.data.columns import SourceCollator
+    from amal_hf.data.collate import SourceCollator
 
     rows = Dataset.from_dict({"gpt": [row for row, _ in NAMED]})
     batch = SourceCollator(lambda rows: {}, ["gpt"], rows[0]).sources([*rows])
