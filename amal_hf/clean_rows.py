@@ -36,7 +36,7 @@ def virtual_step(trainer: Any) -> VirtualStep:
 
 
 def prepare_batch(trainer: Any, inputs: dict[str, Any], model_inputs: dict[str, Any], window: Window) -> Batch | None:
-    """A batch before its forward, with what the lookahead does before it; None where no clean row is asked.
+    """A batch before its forward, with what the lookahead does before it; None where no clean row is asked yet.
 
     Args:
         inputs: the batch, on the model's device.
@@ -46,10 +46,10 @@ def prepare_batch(trainer: Any, inputs: dict[str, Any], model_inputs: dict[str, 
     settings, weigher, stack, state = trainer.settings, trainer.weigher, trainer.stack, trainer.state
     start = settings.meta_start
     after = state.global_step - int(start * state.max_steps if start < 1 else start)
-    if weigher.lookahead is None or after < 0:
+    if after < 0:
         return None
     step = virtual_step(trainer)
-    both = weigher.mixing.reads == "losses" or step.needs_gradient or len(stack.temperatures) > 0
+    both = weigher.mixing.reads == "losses" or step.needs_gradient or weigher.temperatures > 0
     batch = Batch(
         inputs=model_inputs,
         noise=RNGState(trainer.args.device),
@@ -62,7 +62,7 @@ def prepare_batch(trainer: Any, inputs: dict[str, Any], model_inputs: dict[str, 
         new=weigher.first_of(state.global_step),
         last=trainer.accelerator.sync_gradients,
         sources=len(stack) if both else 0,
-        temperatures=len(stack.temperatures),
+        temperatures=weigher.temperatures,
         summed=partial(summed, trainer.accelerator),
     )
     with weigher.clock:
