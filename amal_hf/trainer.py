@@ -188,7 +188,8 @@ class AMALTrainer(LearnedCheckpoints):
         Raises:
             ValueError: `log_weights=False`, or the training set is a stream.
         """
-        return self.weigher.last_weights(len(without_clean_rows(self.train_dataset)))
+        kept = self.weigher.last_weights()  # clean rows that are trained on stand behind the user's own
+        return kept.select(range(len(without_clean_rows(self.train_dataset))))
 
     def corrected_dataset(self) -> Dataset:
         """Every training row with its corrected label, confidence, probabilities `[C]`, and trust in each source."""

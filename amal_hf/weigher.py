@@ -233,16 +233,15 @@ class Weigher:
         for shared in self._shared:
             shared.commit(summed)
 
-    def last_weights(self, num_rows: int) -> Dataset:
-        """The last λ of the first `num_rows` training rows: `row_id`, and a column per source (null: it abstains).
+    def last_weights(self) -> Dataset:
+        """The last λ of every training row: `row_id`, and a column per source (null: it abstains, or was not visited).
 
         Raises:
             ValueError: none were kept.
         """
         if not self.settings.log_weights:
             raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
-        weights = self.history.last_weights()
-        return weights_dataset(self.positions.ids[:num_rows], weights[:num_rows], self.stack.names)
+        return weights_dataset(self.positions.ids, self.history.last_weights(), self.stack.names)
 
     def summary(self, step: int, epoch: float | None) -> dict[str, float]:
         """What is logged of the steps since the last log; the share of time spent on lookaheads; temperatures."""
