@@ -13,7 +13,7 @@ What else the kind lists stands elsewhere:
     -1 in files: tests/data/test_split.py::test_a_class_label_of_minus_one_is_no_label
     test rows without labels: tests/data/test_split.py::test_a_test_split_without_labels_is_not_measured
     some test rows without: tests/data/test_split.py::test_rows_without_a_label_are_left_out_and_counted
-    functions and classes by name: tests/labeling/test_votes.py::test_idle_functions_and_missing_classes_are_warned_of_by_name
+    functions and classes by name: tests/labeling/test_votes.py::test_idle_functions_and_missing_classes_are_warned_of
 """
 
 from __future__ import annotations

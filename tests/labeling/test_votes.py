@@ -61,7 +61,7 @@ def test_bad_votes_are_refused_with_function_and_row(votes, told):
         check_votes(votes, 3, NAMES, rows=len(votes) if len(votes) < 3 else 2, where="votes.npy")
 
 
-def test_idle_functions_and_missing_classes_are_warned_of_by_name():
+def test_idle_functions_and_missing_classes_are_warned_of():
     with pytest.warns(VoteWarning) as told:
         check_votes([[0, -1], [0, -1]], 2, ["loud", "mute"])
     assert [str(w.message).split(":")[1].strip() for w in told] == [

@@ -1,4 +1,4 @@
-"""What a step asks beside `Trainer`: operations, reads that wait for the device, calls of this package; and its logs."""
+"""What a step asks beside `Trainer`: operations, waits for the device, calls of this package; and its logs."""
 
 from __future__ import annotations
 
