@@ -26,7 +26,7 @@ def lookahead_for(trainer: Any, inputs: Mapping[str, Any]) -> Lookahead:
 
 
 def virtual_step(trainer: Any) -> VirtualStep:
-    """The lookahead's step, from the optimizer's state when it is first asked for."""
+    """The lookahead's step, from the optimizer's state when it is to be ready."""
 
     def make() -> VirtualStep:
         model = trainer.accelerator.unwrap_model(trainer.model)

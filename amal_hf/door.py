@@ -82,8 +82,8 @@ def enter(
     tokenizer = others.get("processing_class") or tokenizer
     if isinstance(rows["train"], Dataset):
         rows["train"] = with_row_ids(rows["train"])
-    counted = {"train": "train_dataset"}  # of these, rows that are cut are counted
-    rows = {name: in_tokens(split, tokenizer, args, counted.get(name, "")) for name, split in rows.items()}
+    called = {"train": "train_dataset"}  # where it has a name, texts that are cut are counted and warned of
+    rows = {name: in_tokens(split, tokenizer, args, called.get(name, "")) for name, split in rows.items()}
     return Given(model, tokenizer, classes, stack, example, rows, mixing)
 
 

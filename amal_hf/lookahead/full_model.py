@@ -51,7 +51,10 @@ class FullModelLookahead(Lookahead):
         return nullcontext() if isinstance(self.estimator, FiniteDifference) else sdpa_kernel(SDPBackend.MATH)
 
     def prepare(self, batch: Batch) -> None:
-        if not batch.due or batch.lookahead.needs_gradient:
+        if not batch.due:
+            return
+        batch.lookahead.ready()
+        if batch.lookahead.needs_gradient:
             return
         # θ′ = θ: v owes nothing to this batch. Micro-batches share it, and its graph is gone before theirs is there
         problem = self._problem(batch)

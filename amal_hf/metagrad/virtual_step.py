@@ -36,6 +36,9 @@ class VirtualStep(ABC):
         """False where θ′ does not depend on the training gradient."""
         return True
 
+    def ready(self) -> None:
+        """Before the training forward of a step that looks ahead: what is read of the optimizer is read now."""
+
     @abstractmethod
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         """Parameters after the virtual step, θ′. Differentiable in `grads`."""
@@ -138,7 +141,7 @@ class NoStep(VirtualStep):
 
 
 class LazyStep(VirtualStep):
-    """A step that is made when something is first asked of it: what `make` reads of the optimizer is read then.
+    """A step, shapes as `params`, that is made when it is to be ready or something is asked of it; else never.
 
     Args:
         make: the step.
@@ -156,6 +159,9 @@ class LazyStep(VirtualStep):
     def made(self) -> VirtualStep:
         """The step itself."""
         return self._make()
+
+    def ready(self) -> None:
+        self.made.ready()
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         return self.made.move(params, grads)
