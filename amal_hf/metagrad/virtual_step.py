@@ -141,7 +141,7 @@ class NoStep(VirtualStep):
 
 
 class LazyStep(VirtualStep):
-    """A step, shapes as `params`, that is made when it is to be ready or something is asked of it; else never.
+    """A step that is made when it is to be ready, or something is asked of it; never, where nobody looks ahead.
 
     Args:
         make: the step.
