@@ -100,4 +100,5 @@ def _read(splits: DatasetDict, settings: Settings, path: Path) -> None:
     """Vectors as method "denoise" reads a whole MiniLM, for every method."""
     model, tokenizer = load_student(default_model(), ["a", "b"]), AutoTokenizer.from_pretrained(default_model())
     how = {"max_length": settings.max_length, "bf16": settings.bf16, "layers": None}
-    save_file({name: encode_rows(model, tokenizer, rows, **how).numpy() for name, rows in splits.items()}, path)
+    read = {name: encode_rows(model, tokenizer, rows, **how) for name, rows in splits.items()}
+    save_file({name: np.ascontiguousarray(vectors) for name, vectors in read.items()}, path)

@@ -55,8 +55,9 @@ def _texts(rows: Dataset, labels: np.ndarray) -> dict[str, list]:
 def _fitted(parts: Parts, rows: dict[str, list], seed: int, steps: int) -> np.ndarray:
     """Both stages; log-probabilities `[N, C]` of the test rows."""
     from sentence_transformers import SentenceTransformer
-    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit import SetFitModel, Trainer, TrainingArguments, logging
 
+    logging.set_verbosity_error()
     given, device = parts.settings, "cuda" if torch.cuda.is_available() else "cpu"
     cut = {"num_hidden_layers": given.layers} if given.layers else {}
     set_seed(seed)

@@ -100,5 +100,5 @@ class _Vectors:
         for split in ("train", "validation", "test"):
             started = clock()
             rows = encode_rows(model, tokenizer, getattr(parts, split), max_length=length, bf16=parts.settings.bf16)
-            found |= {split: rows.numpy(), f"{split}/seconds": np.asarray(clock() - started)}
+            found |= {split: np.ascontiguousarray(rows), f"{split}/seconds": np.asarray(clock() - started)}
         save_file(found, path)
