@@ -124,7 +124,7 @@ def states(runs: Runs) -> list[str]:
     lines = ["\n### State of the code\n", row(["commit", "runs", "methods"]), rule(3)]
     for code in dict.fromkeys(r.get("code", "") for r in runs):
         mine = [r for r in runs if r.get("code", "") == code]
-        lines.append(row([code or "not stated", str(len(mine)), ", ".join(_names(mine)[0])]))
+        lines.append(row([code or "not stated", str(len(mine)), "; ".join(_names(mine)[0])]))
     return lines
 
 

@@ -1,8 +1,8 @@
 """SetFit in `rule_denoising.py`: the package `setfit` on the student's encoder, of the clean rows, or of votes too.
 
-Settings are SetFit's own (pairs by oversampling, CosineSimilarityLoss, logistic regression as the head), but for three
-that are everybody's here: encoder (the same checkpoint, layers and frozen word embeddings), learning rate, and steps,
-each of 16 pairs, 32 texts. So many pairs are drawn at most; fewer rows have fewer, which come again.
+The recipe is the paper's: 20 pairs of one class and 20 of two for each text, 16 pairs a step, once; then logistic
+regression. Everybody's are the encoder (the same checkpoint, layers and frozen word embeddings), the learning rate
+and, where the pairs of many texts would take more, the number of steps, each of 32 texts.
 
 References:
     Tunstall et al. (2022), section 3.
@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import math
 import tempfile
 
 import numpy as np
@@ -23,6 +24,7 @@ from transformers import PrinterCallback, set_seed
 
 from amal_hf.commands.train import default_model
 
+ITERATIONS = 20  # R
 CONFIDENT = 50  # rows of a class that votes add
 
 
@@ -64,8 +66,12 @@ def _fitted(parts: Parts, rows: dict[str, list], seed: int, steps: int) -> np.nd
     body = SentenceTransformer(default_model(), device=device, config_kwargs=cut)
     body.max_seq_length = given.max_length
     body[0].auto_model.get_input_embeddings().requires_grad_(not given.freeze_embeddings)
+    pairs = given.batch // 2
+    needed = math.ceil(2 * ITERATIONS * len(rows["text"]) / pairs)
+    amount = {"num_iterations": ITERATIONS} if needed <= steps else {"max_steps": steps}
+    parts.facts["steps"] = min(needed, steps)
     args = TrainingArguments(
-        tempfile.gettempdir(), batch_size=given.batch // 2, max_steps=steps, body_learning_rate=given.learning_rate,
+        tempfile.gettempdir(), batch_size=pairs, num_epochs=1, body_learning_rate=given.learning_rate, **amount,
         warmup_proportion=0.1, l2_weight=0.01, seed=seed, report_to="none", show_progress_bar=False,
         save_strategy="no", logging_strategy="no",
     )  # fmt: skip

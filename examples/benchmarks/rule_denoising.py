@@ -16,8 +16,8 @@ encoder at the same learning rate; "best fixed" trains 3 times, once per weighti
 Nothing is evaluated or saved on the way. Seconds are of training (all phases and runs), without the label models; on
 a CPU those that the process worked, so that other work on the machine does not count. Logistic regression trains no
 student: it reads all 6 layers of the encoder, and reading counts. SetFit (the package `setfit`, needed besides, with
-`sentence-transformers`) takes each step with 16 pairs of texts, 32 texts as everybody's; "setfit, votes" adds up to 50
-rows of each class on which all votes agree. "corrected labels" has the labels of amal_hf, and its share of clean rows,
+`sentence-transformers`) takes the paper's 40 pairs of each text, 16 a step, in at most as many steps; "setfit, votes"
+adds up to 50 rows of each class on which all votes agree. "corrected labels" has the labels of amal_hf, and its share of clean rows,
 but no weights; "self-training" is COSINE's without its contrastive and confidence terms, with clean rows.
 
 Each run is one JSON under --out, with the traceback in an `.error` file where it failed. A killed benchmark goes on
@@ -89,12 +89,12 @@ def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
         "budget": job.case,
         "seed": job.seed,
         **scores(job.dataset, logits, parts.test["label"][:]),
-        **parts.facts,
         "seconds": seconds,
         "steps": steps if method.student else 0,
         "train_rows": len(parts.train),
         "clean_rows": 0 if job.case == NO_BUDGET else len(parts.clean),
         "test_rows": len(parts.test),
+        **parts.facts,
     }
 
 
