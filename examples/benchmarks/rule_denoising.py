@@ -17,8 +17,9 @@ Nothing is evaluated or saved on the way. Seconds are of training (all phases an
 a CPU those that the process worked, so that other work on the machine does not count. Logistic regression trains no
 student: it reads all 6 layers of the encoder, and reading counts. SetFit (the package `setfit`, needed besides, with
 `sentence-transformers`) takes the paper's 40 pairs of each text, 16 a step, in at most as many steps; "setfit, votes"
-adds up to 50 rows of each class on which all votes agree. "corrected labels" has the labels of amal_hf, and its share of clean rows,
-but no weights; "self-training" is COSINE's without its contrastive and confidence terms, with clean rows.
+adds up to 50 rows of each class on which all votes agree. "corrected labels" has the labels of amal_hf and its share
+of clean rows, but no weights; "self-training" is COSINE's without its contrastive and confidence terms, with clean
+rows among the others.
 
 Each run is one JSON under --out, with the traceback in an `.error` file where it failed. A killed benchmark goes on
 where it stopped; runs of other settings are not counted and are made anew. Runs of other code are counted: `code` in
