@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _rule_data import draw
@@ -99,6 +100,6 @@ def _prepare(source: Path, settings: Settings, path: Path) -> None:
 def _read(splits: DatasetDict, settings: Settings, path: Path) -> None:
     """Vectors as method "denoise" reads a whole MiniLM, for every method."""
     model, tokenizer = load_student(default_model(), ["a", "b"]), AutoTokenizer.from_pretrained(default_model())
-    how = {"max_length": settings.max_length, "bf16": settings.bf16, "layers": None}
+    how: dict[str, Any] = {"max_length": settings.max_length, "bf16": settings.bf16, "layers": None}
     read = {name: encode_rows(model, tokenizer, rows, **how) for name, rows in splits.items()}
     save_file({name: np.ascontiguousarray(vectors) for name, vectors in read.items()}, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +24,7 @@ def report(runs: Runs, budgets: Sequence[str], out: Path) -> str:
         found = curves([r for r in runs if r["dataset"] == data], budgets)
         lines += [f"\n### {data}, by clean rows per class\n", row(["method", *budgets]), rule(len(budgets) + 1)]
         lines += [row([method, *(cell(each) for each in curve)]) for method, curve in found.items()]
-        write_whole(out / f"crossover-{data}.png", lambda path, d=data, f=found: plot(d, f, budgets, path))
+        write_whole(out / f"crossover-{data}.png", partial(plot, data, found, budgets))
     table = "\n".join([*lines, *states(runs)]) + "\n"
     write_whole(out / "crossover.md", lambda path: path.write_text(table))
     return table

@@ -27,7 +27,8 @@ def ours(parts: Parts, seed: int, steps: int) -> np.ndarray:
     """
     trainer = _trainer(parts, seed, steps)
     trainer.train()
-    _judge(parts, trainer.prepared.train)
+    if trainer.prepared:
+        _judge(parts, trainer.prepared.train)
     return parts.predict(trainer)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def _fitted(parts: Parts, rows: dict[str, list], seed: int, steps: int) -> np.nd
     set_seed(seed)
     body = SentenceTransformer(default_model(), device=device, config_kwargs=cut)
     body.max_seq_length = given.max_length
-    body[0].auto_model.get_input_embeddings().requires_grad_(not given.freeze_embeddings)
+    encoder: Any = body[0].auto_model
+    encoder.get_input_embeddings().requires_grad_(not given.freeze_embeddings)
     pairs = given.batch // 2
     needed = math.ceil(2 * ITERATIONS * len(rows["text"]) / pairs)
     amount = {"num_iterations": ITERATIONS} if needed <= steps else {"max_steps": steps}

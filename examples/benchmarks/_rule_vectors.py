@@ -94,7 +94,7 @@ class _Vectors:
         return found
 
     def _make(self, path: Path) -> None:
-        parts, found = self.parts, {}
+        parts, found = self.parts, dict[str, np.ndarray]()
         model = load_student(default_model(), parts.classes)
         tokenizer, length = AutoTokenizer.from_pretrained(default_model()), parts.settings.max_length
         for split in ("train", "validation", "test"):
