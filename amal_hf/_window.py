@@ -34,13 +34,21 @@ class Window:
     num_rows: int
     processes: int = 1
 
-    def mean(self, losses: Tensor) -> Tensor:
+    def mean(self, losses: Tensor, padding: Tensor | None = None) -> Tensor:
         """A scalar, which summed over the micro-batches and averaged over the processes is the mean over the N rows.
 
         Args:
-            losses: weighted losses of this micro-batch's rows, `[n]`; 0 for padding.
+            losses: weighted losses of this micro-batch's rows, `[n]`.
+            padding: True for rows that do not count, `[n]`; None: all do.
         """
+        losses = losses if padding is None else losses * ~padding
         return losses.sum() * (self.processes / max(self.num_rows, 1))
+
+    @classmethod
+    def of_one(cls, accelerator: Accelerator, batch: MutableMapping[str, Any], accumulation: int) -> Window:
+        """The window of which a batch is one of as many micro-batches of its size, on every process."""
+        processes = accelerator.num_processes
+        return cls(find_batch_size(batch) * processes * accumulation, processes)
 
     @classmethod
     def of(

@@ -46,13 +46,18 @@ def readable(checkpoint: str | Path) -> Iterator[None]:
         raise _unfit(checkpoint, _checks.raised(error)[:200]) from error
 
 
-def check_checkpoint(checkpoint: str | Path) -> None:
+def check_checkpoint(checkpoint: str | Path | bool | None) -> None:
     """A checkpoint's folder is as it was written, and says at which step that was; before anything is loaded from it.
+
+    Args:
+        checkpoint: `resume_from_checkpoint`; where it names no folder, there is nothing to look at.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: a part that is not there, or was changed since.
     """
+    if not checkpoint or isinstance(checkpoint, bool):
+        return
     folder = Path(checkpoint)
     if not (folder / STEPS).is_file():
         raise FileNotFoundError(

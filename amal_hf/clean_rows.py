@@ -12,7 +12,7 @@ from amal_hf.build import make_lookahead, make_virtual_step
 from amal_hf.data.columns import clean_rows_and_labels
 from amal_hf.lookahead import Batch, Lookahead
 from amal_hf.losses.stack import class_losses
-from amal_hf.metagrad import RNGState, VirtualStep
+from amal_hf.metagrad import LazyStep, RNGState, VirtualStep
 
 
 def lookahead_for(trainer: Any, inputs: Mapping[str, Any]) -> Lookahead:
@@ -26,29 +26,33 @@ def lookahead_for(trainer: Any, inputs: Mapping[str, Any]) -> Lookahead:
 
 
 def virtual_step(trainer: Any) -> VirtualStep:
-    """The lookahead's step, from the optimizer's present state."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    return make_virtual_step(trainer.settings.lookahead, trainer.optimizer, model, trainer._get_learning_rate())
+    """The lookahead's step, from the optimizer's state when it is to be ready."""
+
+    def make() -> VirtualStep:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return make_virtual_step(trainer.settings.lookahead, trainer.optimizer, model, trainer._get_learning_rate())
+
+    return LazyStep(make, needs_gradient=trainer.settings.lookahead != "none")
 
 
-def prepare_batch(trainer: Any, inputs: dict[str, Any], window: Window, noise: RNGState) -> Batch | None:
-    """A batch before its forward, with what the lookahead does before it; None where no clean row is asked.
+def prepare_batch(trainer: Any, inputs: dict[str, Any], model_inputs: dict[str, Any], window: Window) -> Batch | None:
+    """A batch before its forward, with what the lookahead does before it; None where no clean row is asked yet.
 
     Args:
         inputs: the batch, on the model's device.
+        model_inputs: what the model reads of it.
         window: the optimizer step that it belongs to.
-        noise: random state at the start of its forward.
     """
     settings, weigher, stack, state = trainer.settings, trainer.weigher, trainer.stack, trainer.state
     start = settings.meta_start
     after = state.global_step - int(start * state.max_steps if start < 1 else start)
-    if weigher.lookahead is None or after < 0:
+    if after < 0:
         return None
-    step, model_inputs = virtual_step(trainer), trainer.model_inputs(inputs)
-    both = weigher.mixing.reads == "losses" or step.needs_gradient or len(stack.temperatures) > 0
+    step = virtual_step(trainer)
+    both = weigher.mixing.reads == "losses" or step.needs_gradient or weigher.temperatures > 0
     batch = Batch(
         inputs=model_inputs,
-        noise=noise,
+        noise=RNGState(trainer.args.device),
         losses_of=(lambda out: stack.with_classes(out, inputs)) if both else class_losses,
         # of the classes alone up to a number per row, which the class gradient does not see
         along_of=lambda out, tangent: stack.along(out, tangent, inputs) if both else -tangent,
@@ -58,7 +62,7 @@ def prepare_batch(trainer: Any, inputs: dict[str, Any], window: Window, noise: R
         new=weigher.first_of(state.global_step),
         last=trainer.accelerator.sync_gradients,
         sources=len(stack) if both else 0,
-        temperatures=len(stack.temperatures),
+        temperatures=weigher.temperatures,
         summed=partial(summed, trainer.accelerator),
     )
     with weigher.clock:

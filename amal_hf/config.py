@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from amal_hf import _checks
-from amal_hf.methods import DEFAULTS, METHODS, PREDICTED, READS
+from amal_hf.methods import DEFAULTS, METHODS, POOLINGS, PREDICTED, READS
 
 
 def _knob(help: str) -> Any:
@@ -52,6 +52,14 @@ class AMALConfig(TrainingArguments):
         estimator: "auto", "head", "forward", "difference" or "double" — how that derivative is computed.
         probe_weight: share of the retrained-head direction in v, 0..1; needs the head, and one class a row (0 with
             every other task).
+        reader: the encoder that the label model of "denoise" sees rows through: a folder or Hub name, "student" (the
+            student's own as it starts), or a column of vectors `[H]` in training and clean rows. "": the student's
+            checkpoint with all of its layers, where the student was cut to its first ones; else as "student".
+        reader_layers: its layers, read side by side; -1 is the last, 0 the embeddings. []: the one at two thirds of
+            the depth, at twice the length, and the last, of four layers and more; else the last.
+        reader_pooling: "mean", "cls" (first token) or "last" (token), of its last layer; the others are means. "auto":
+            as a sentence encoder's own files say, else "mean".
+        reader_prompt: put before every text that it reads; "": its own default prompt, where its files name one.
 
     Raises:
         ValueError: an unknown name or a number out of range, with what was expected and found.
@@ -85,6 +93,11 @@ class AMALConfig(TrainingArguments):
     lookahead_params: str = _knob("head | all")
     estimator: str = _knob("auto | head | forward | difference | double")
     probe_weight: float = _knob("share of the retrained-head direction, 0..1")
+    # --- The reader, under "denoise" ---
+    reader: str = _knob("encoder (or column of vectors) that reads rows before training; student: the student's")
+    reader_layers: list[int] = _knob("its layers, side by side")
+    reader_pooling: str = _knob("auto | mean | cls | last, of its last layer")
+    reader_prompt: str = _knob("text before every row that it reads")
     # --- Data ---
     text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "Columns to tokenize"})
     max_length: int = field(default=128, metadata={"help": "Tokens kept per row"})
@@ -146,6 +159,7 @@ class AMALConfig(TrainingArguments):
             "lookahead": ("none", "sgd", "optimizer", "optimizer-exact"),
             "lookahead_params": ("head", "all"),
             "estimator": ("auto", "head", "forward", "difference", "double"),
+            "reader_pooling": ("auto", *POOLINGS),
         }
         for name, values in allowed.items():
             _checks.one_of(name, getattr(self, name), values)

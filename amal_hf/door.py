@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, Value
@@ -15,11 +16,14 @@ from amal_hf._types import LABELS
 from amal_hf.config import AMALConfig
 from amal_hf.data.class_columns import ANSWERS, has_negative, indexed
 from amal_hf.data.classes import infer_classes, name_classes
-from amal_hf.data.columns import LABEL_ALIASES, label_column, values_of
+from amal_hf.data.columns import LABEL_ALIASES, label_column, values_of, with_row_ids
+from amal_hf.data.tokens import in_tokens
+from amal_hf.data.validate import validate_inputs
 from amal_hf.labeling.formats import distributions_from_columns, votes_from_columns
-from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions
+from amal_hf.losses import CrossEntropy, Distillation, LabelingFunctions, LossStack
 from amal_hf.losses.annotators import Annotators
 from amal_hf.metagrad.tasks import SINGLE_LABEL
+from amal_hf.mixing import Mixing
 from amal_hf.models.class_order import GENERIC
 from amal_hf.models.student import load_student
 
@@ -29,22 +33,63 @@ VOTES = "amal_votes_"
 """How columns of votes begin that were made of annotators' answers."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a trainer was given, checked, and as it works on it.
+
+    Args:
+        model: the student; None where a function makes it.
+        tokenizer: of its texts, where there is one.
+        classes: their names, as `known_classes` finds them.
+        stack: the K sources, `Annotators` as labeling functions or distributions.
+        example: a training row without missing values.
+        splits: train, clean and eval: tokens for texts, indices for classes, votes for answers, `row_id` for train.
+        mixing: in place of the method's.
+    """
+
+    model: Any
+    tokenizer: Any
+    classes: list[str] | None
+    stack: LossStack
+    example: Mapping[str, Any]
+    splits: Mapping[str, Any]
+    mixing: Mixing | None
+
+
 def enter(
-    model: Any, args: Any, losses: Mapping[str, Any], splits: Mapping[str, Any]
-) -> tuple[list[str] | None, Any, Any, dict[str, Any], dict[str, Any]]:
-    """The classes' names (none: nothing names them), model, its tokenizer (None: it was no name), losses and splits.
+    model: Any,
+    args: Any,
+    losses: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    mixing: Mixing | None,
+    others: Mapping[str, Any],
+) -> Given:
+    """What a trainer was given, after every check that needs no trainer.
 
     Args:
         model: a module, a function that makes it, or a name.
-        losses: name -> source; `Annotators` become labeling functions.
-        splits: train, clean and eval; labels that name classes become indices.
         args: an `AMALConfig`; its seed is that of the head of a model given by name.
+        losses: name -> source.
+        splits: train, clean and eval.
+        mixing: in place of the method's.
+        others: what else `Trainer` takes.
+
+    Raises:
+        ValueError: something is not as it must be, with what was expected and found.
+        OSError: `output_dir` cannot be written.
     """
     _checks.of_type("args", args, AMALConfig, "an AMALConfig", "It takes everything TrainingArguments takes.")
     splits = {name: as_rows(f"{name}_dataset", split) for name, split in splits.items()}
     classes = known_classes(model, splits)
     losses, rows = as_votes(losses, {name: in_classes(split, classes) for name, split in splits.items()}, classes)
-    return classes, *as_model(model, classes, args.seed), losses, rows
+    model, tokenizer = as_model(model, classes, args.seed)
+    stack, example = validate_inputs(args, model or others.get("model_init"), losses, rows, mixing, others)
+    tokenizer = others.get("processing_class") or tokenizer
+    if isinstance(rows["train"], Dataset):
+        rows["train"] = with_row_ids(rows["train"])
+    called = {"train": "train_dataset"}  # where it has a name, texts that are cut are counted and warned of
+    rows = {name: in_tokens(split, tokenizer, args, called.get(name, "")) for name, split in rows.items()}
+    return Given(model, tokenizer, classes, stack, example, rows, mixing)
 
 
 def as_rows(argument: str, split: Any) -> Any:

@@ -81,15 +81,21 @@ DEFAULTS: dict[str, Any] = {
     "lookahead_params": "head",
     "estimator": "auto",
     "probe_weight": 0.0,
+    "reader": "",
+    "reader_layers": [],
+    "reader_pooling": "auto",
+    "reader_prompt": "",
 }
 
 HOW_OFTEN = ("meta_every", "meta_start", "meta_batch_size")
 LOOKAHEAD = ("lookahead", "lookahead_params", "estimator", "probe_weight", "center", "mixing_scale")
 EPOCHS = ("refresh", "refresh_every", "refresh_repeats")
-"""Settings of the lookahead, and of a schedule by epochs."""
+POOLINGS = ("mean", "cls", "last")
+READER = ("reader", "reader_layers", "reader_pooling", "reader_prompt")
+"""Settings of the lookahead, of a schedule by epochs, and of the encoder that reads rows before training."""
 
 READS: dict[str, tuple[str, ...]] = {
-    "corrected": ("normalize", "mixing_start", "table_dtype"),
+    "corrected": ("normalize", "mixing_start", "table_dtype", *READER),
     "fixed": ("normalize", "mixing_start", "table_dtype"),
     "trust": ("normalize", "mixing_start", "table_dtype", *HOW_OFTEN, *LOOKAHEAD),
     "reweight": ("normalize", "mixing_start", "table_dtype", *HOW_OFTEN, *LOOKAHEAD),

@@ -3,46 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers.trainer_pt_utils import find_batch_size
 
 from amal_hf._files import no_folder_left
 from amal_hf._types import LABELS, ROW_ID, RowFunction
 from amal_hf._window import PADDING, Window
-from amal_hf.build import make_mixing
 from amal_hf.checkpoints import LearnedCheckpoints, check_checkpoint
 from amal_hf.clean_rows import lookahead_for, prepare_batch
 from amal_hf.config import AMALConfig
-from amal_hf.data.columns import (
-    LABEL_ALIASES,
-    RowIndex,
-    SourceCollator,
-    weights_dataset,
-    with_row_ids,
-)
+from amal_hf.data.columns import LABEL_ALIASES
 from amal_hf.data.tokens import in_tokens
-from amal_hf.data.validate import check_launch, validate_inputs
-from amal_hf.denoising import LOG_POSTERIOR, without_clean_rows
-from amal_hf.denoising.inputs import ADDED, Prepared, prepare_rows
+from amal_hf.data.validate import check_launch
+from amal_hf.denoising import without_clean_rows
+from amal_hf.denoising.inputs import Prepared
 from amal_hf.door import enter, in_classes
 from amal_hf.epoch_schedule import EpochRefresh
 from amal_hf.finite import FiniteCheck
-from amal_hf.losses import Loss, LossStack
+from amal_hf.losses import Loss
 from amal_hf.losses.annotators import Annotators
-from amal_hf.metagrad import RNGState, model_outputs
-from amal_hf.metagrad.tasks import SINGLE_LABEL
+from amal_hf.metagrad import model_outputs
 from amal_hf.mixing import Mixing
 from amal_hf.model_card import amend_model_card
+from amal_hf.run import make_collator, new_run
 from amal_hf.run_folder.corrected import corrected_corpus, list_suspects
 from amal_hf.tasks import resolve_task
-from amal_hf.weigher import KNOWN, Weigher
+from amal_hf.weigher import KNOWN
+from amal_hf.weight_history import is_logged
 
 
 class AMALTrainer(LearnedCheckpoints):
@@ -85,66 +76,33 @@ class AMALTrainer(LearnedCheckpoints):
         **kwargs: Any,
     ) -> None:
         args = args or AMALConfig("tmp_trainer")
-        eval_dataset = kwargs.pop("eval_dataset", None)
-        named = {"train": train_dataset, "clean": clean_dataset, "eval": eval_dataset}
-        self._classes, model, tokenizer, losses, named = enter(model, args, losses, named)
-        kwargs |= {"processing_class": kwargs.get("processing_class") or tokenizer}
-        train_dataset, clean_dataset, eval_dataset = named.values()
-        stack, self._example = validate_inputs(args, model or kwargs.get("model_init"), losses, named, mixing, kwargs)
-        self._given_losses, self._given_mixing = stack.losses, mixing
-        tokens = lambda split, name="": in_tokens(split, kwargs.get("processing_class"), args, name)  # noqa: E731
-        train_dataset = with_row_ids(train_dataset) if isinstance(train_dataset, Dataset) else train_dataset
+        splits = {"train": train_dataset, "clean": clean_dataset, "eval": kwargs.pop("eval_dataset", None)}
+        self._given = given = enter(model, args, losses, splits, mixing, kwargs)
+        rows = {f"{name}_dataset": given.splits[name] for name in ("train", "eval")}
         with no_folder_left(args.output_dir):
-            splits = {"train_dataset": tokens(train_dataset, "train_dataset"), "eval_dataset": tokens(eval_dataset)}
-            self._our_columns = [*stack.columns]
-            super().__init__(model, args, **splits, **kwargs)
-            self.task = resolve_task(self.model.config, stack.losses, named)
-            columns = [*stack.columns, *(c for loss in ADDED.values() for c in loss.columns), LOG_POSTERIOR, ROW_ID]
-            self._our_columns = columns[:-1]
-            votes = [c for loss in stack.losses.values() for c in loss.vote_columns]
-            self.data_collator = SourceCollator(self.data_collator, columns, self._example, self.task, votes)
-            self.clean_dataset, self.given_rows = tokens(clean_dataset), splits["train_dataset"]
+            super().__init__(given.model, args, **{**kwargs, **rows, "processing_class": given.tokenizer})
+            self.task = resolve_task(self.model.config, given.stack.losses, given.splits)
+            self.data_collator = make_collator(self.data_collator, given, self.task)
+            self.given_rows, self.clean_dataset = given.splits["train"], given.splits["clean"]
             self.prepared: Prepared | None = None
             self._training = False
             self.start_afresh()
             if self.settings.refresh == "epoch":
                 self.add_callback(EpochRefresh(self))
 
-    # ---- before training: settings, rows, weigher ----
+    # ---- before training: a run, and the rows of its batches ----
 
     def start_afresh(self, training: bool = False) -> None:
         """Settings, sources, rows and weigher as at the start of a run: each trial and each retry begins here."""
-        self.settings = self.args.resolved()
-        if self.task != SINGLE_LABEL and self.args.probe_weight is None:
-            self.settings.probe_weight = 0.0  # it retrains a head of classes
         self.model.config.problem_type = self.task  # for the loss in evaluation, and for a pipeline
-        denoises = self.settings.mixing == "corrected" and self._given_mixing is None
-        losses, rows = self._given_losses, self.given_rows
-        if denoises and training:
-            self.prepared = self.prepared or prepare_rows(self)
-        if denoises and self.prepared is not None:
-            losses, rows = {**losses, **ADDED}, self.prepared.train
-            if self.args.mixing_start is None:
-                self.settings.mixing_start = self.prepared.levels
-        self.stack, self.train_dataset = LossStack(losses, self._example), rows
-        self.weigher = self._make_weigher(LOG_POSTERIOR if denoises else "")
-        self._finite = FiniteCheck(self)
-
-    def _make_weigher(self, posterior: str) -> Weigher:
-        rows, classes = self.train_dataset, self.model.config.num_labels
-        counted = isinstance(rows, Dataset)
-        num_rows = len(rows) if counted else None
-        mixing = deepcopy(self._given_mixing) or make_mixing(self.settings, self.stack, classes, num_rows)
-        check_launch(self, mixing, counted)
-        positions = RowIndex(rows.with_format("numpy")[ROW_ID][:] if counted else None)
-        classes = classes if self.task == SINGLE_LABEL else 0
-        return Weigher(self.settings, self.stack, mixing, self.accelerator, positions, num_rows, classes, posterior)
+        run = new_run(self, self._given, training)
+        self.settings, self.prepared, self.stack, self.train_dataset = run.settings, run.prepared, run.stack, run.rows
+        self.weigher, self._finite = run.weigher, FiniteCheck(self)
+        check_launch(self, self.weigher.mixing, isinstance(self.train_dataset, Dataset))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; method "denoise" reads every row once before, and before a checkpoint is loaded."""
-        checkpoint = args[0] if args else kwargs.get("resume_from_checkpoint")
-        if checkpoint and not isinstance(checkpoint, bool):
-            check_checkpoint(checkpoint)
+        check_checkpoint(args[0] if args else kwargs.get("resume_from_checkpoint"))
         self.start_afresh(training=True)
         return super().train(*args, **kwargs)
 
@@ -156,10 +114,11 @@ class AMALTrainer(LearnedCheckpoints):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns += sorted({*self._our_columns, ROW_ID, *LABEL_ALIASES} - {*self._signature_columns})
+        ours = {*self.data_collator.columns, *LABEL_ALIASES}
+        self._signature_columns += sorted(ours - {*self._signature_columns})
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        rows = in_tokens(in_classes(dataset, self._classes), self.processing_class, self.args)
+        rows = in_tokens(in_classes(dataset, self._given.classes), self.processing_class, self.args)
         return super()._get_dataloader(rows, *args, **kwargs)
 
     # ---- the training step: forward, lookahead, backward ----
@@ -170,28 +129,18 @@ class AMALTrainer(LearnedCheckpoints):
         split = self.get_tp_size() * self.get_cp_size() * self.get_sp_size()
         window = Window.of(self.accelerator, batches, self.accelerator.num_processes // split)
         self.weigher.commit(self.state.global_step)
-        width = self.model.config.num_labels
-        self.weigher.begin(batches, width)
-        for batch in batches if self.stack.folds else ():
-            batch[KNOWN] = self.weigher.read(batch, width, self._shown())
+        self.weigher.begin(batches, self.model.config.num_labels, shown=is_logged(self))
         return batches, window
-
-    def _shown(self) -> bool:
-        """Whether the losses of the next step are shown, source by source: where a log or an epoch ends."""
-        state, step, last = self.state, self.state.global_step + 1, self.accelerator.gradient_state.end_of_dataloader
-        due = state.logging_steps and step % state.logging_steps == 0
-        return self.args.log_weights and bool(due or last or step == (1 if self.args.logging_first_step else -1))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The batch's weighted loss, a scalar, in nats: `Trainer`'s step, with the lookahead before its backward."""
         self.weigher.commit(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
-        if (weigher := self.weigher).mixing.learns and weigher.lookahead is None and self.settings.refresh == "step":
-            weigher.look_ahead_by(lookahead_for(self, self.model_inputs(inputs)))
-        self._noise = RNGState(self.args.device)
+        if self.weigher.looks_ahead and self.weigher.lookahead is None:
+            self.weigher.look_ahead_by(lookahead_for(self, self.model_inputs(inputs)))
         self._training = True
         try:
-            with nullcontext() if weigher.lookahead is None else weigher.lookahead.capture_features():
+            with self.weigher.capture_features():
                 loss = super().training_step(model, inputs, num_items_in_batch)
         finally:
             self._training = False
@@ -205,18 +154,15 @@ class AMALTrainer(LearnedCheckpoints):
         if not self._training:
             # told of the items of all processes, transformers <= 5.24 multiplies the mean by their number (#47688)
             return super().compute_loss(model, self.model_inputs(inputs, labels=True), return_outputs)
-        window, ways = num_items_in_batch, self.accelerator.num_processes
+        window, read = num_items_in_batch, self.model_inputs(inputs)
         if not isinstance(window, Window):  # a batch that did not come by way of `get_batch_samples`
-            window = Window(find_batch_size(inputs) * ways * self.current_gradient_accumulation_steps, ways)
-        batch = prepare_batch(self, inputs, window, self._noise)
-        raw = model(**self.model_inputs(inputs))
+            window = Window.of_one(self.accelerator, inputs, self.current_gradient_accumulation_steps)
+        batch = prepare_batch(self, inputs, read, window) if self.weigher.looks_ahead else None
+        raw = model(**read)
         outputs = model_outputs(raw)
-        known = inputs.get(KNOWN) or self.weigher.read(inputs, outputs.logits.shape[-1])
-        rows, losses = self.weigher.weighted(outputs, inputs, known, batch)
+        rows, losses = self.weigher.weighted(outputs, inputs, batch)
         self._finite.rows(inputs, outputs.logits, losses)
-        if PADDING in inputs:
-            rows = rows * ~inputs[PADDING]
-        loss = window.mean(rows)
+        loss = window.mean(rows, inputs.get(PADDING))
         return (loss, raw) if return_outputs else loss
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
@@ -229,7 +175,7 @@ class AMALTrainer(LearnedCheckpoints):
 
     def model_inputs(self, inputs: Mapping[str, Any], labels: bool = False) -> dict[str, Any]:
         """What the model's forward reads of a batch: everything but the sources' columns and, unless asked, labels."""
-        ours = {*self._our_columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, KNOWN}
+        ours = {*self.data_collator.columns, ROW_ID, LABELS, *LABEL_ALIASES, PADDING, KNOWN}
         ours -= set(self.label_names) if labels else set()
         return {k: v for k, v in inputs.items() if k not in ours}
 
@@ -242,11 +188,8 @@ class AMALTrainer(LearnedCheckpoints):
         Raises:
             ValueError: `log_weights=False`, or the training set is a stream.
         """
-        if not self.args.log_weights:
-            raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
-        weights = self.weigher.history.last_weights()
-        rows = len(without_clean_rows(self.train_dataset))  # the user's own; clean rows may stand behind them
-        return weights_dataset(self.weigher.positions.ids[:rows], weights[:rows], self.stack.names)
+        kept = self.weigher.last_weights()  # clean rows that are trained on stand behind the user's own
+        return kept.select(range(len(without_clean_rows(self.train_dataset))))
 
     def corrected_dataset(self) -> Dataset:
         """Every training row with its corrected label, confidence, probabilities `[C]`, and trust in each source."""
@@ -261,13 +204,12 @@ class AMALTrainer(LearnedCheckpoints):
         """Scores by split; model, weights, corrected rows, suspects and report are in `args.output_dir` then."""
         from amal_hf.run_folder.write import save_run
 
-        return save_run(self, in_classes(test_dataset, self._classes))
+        return save_run(self, in_classes(test_dataset, self._given.classes))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Adds each group's loss, mean λ and quantiles, and the share of wall-clock spent on meta steps."""
         if "loss" in logs and self.args.log_weights:
-            logs |= self.weigher.history.flush(self.state.global_step, self.state.epoch)
-            logs |= {"meta_time_share": self.weigher.clock.share(), **self.stack.temperatures.values()}
+            logs |= self.weigher.summary(self.state.global_step, self.state.epoch)
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import Tensor
 
 from amal_hf._distributed import PADDED, everyones, everyones_sum, of_all_processes
 from amal_hf._types import Outputs, Tensors
 from amal_hf._window import PADDING
 from amal_hf.config import AMALConfig
-from amal_hf.data.columns import RowIndex
+from amal_hf.data.columns import RowIndex, weights_dataset
 from amal_hf.lookahead import Batch, Lookahead, Step, split_along
 from amal_hf.losses import LossStack
 from amal_hf.losses.stack import SoftSources, SoftTargets
@@ -74,9 +76,13 @@ class Weigher:
         self.settings, self.stack, self.mixing, self.accelerator = settings, stack, mixing, accelerator
         self.positions, self.classes, self.posterior = positions, classes, posterior
         self.history = WeightHistory(stack.names, num_rows, getattr(torch, settings.table_dtype))
+        self.looks_ahead = mixing.learns and settings.refresh == "step"  # in the training step
         self.lookahead: Lookahead | None = None
         self.clock = Stopwatch()
         self.mean_weight, self._committed, self._asked = MeanWeight(), -1, -1
+        self.temperatures = len(stack.temperatures)  # J, those that are learned
+        self._shared: list[Any] = [self.mean_weight] if settings.normalize == "mean" else []
+        self._shared += [stack.temperatures] if self.temperatures else []
         self._restored: Tensors = {}
         stack.temperatures.restart()
 
@@ -84,6 +90,10 @@ class Weigher:
         """From here on the clean rows are asked by this lookahead."""
         self.lookahead, lookahead.sources = lookahead, self.stack.names
         lookahead.load_state(self._restored)
+
+    def capture_features(self) -> AbstractContextManager[Any]:
+        """Context in which the training forward runs: the lookahead's, where there is one."""
+        return nullcontext() if self.lookahead is None else self.lookahead.capture_features()
 
     def read(self, batch: Mapping[str, Any], width: int, shown: bool = True) -> Known:
         """Positions, masks and assertions of a batch's rows, and λ where it needs nothing of the forward.
@@ -102,13 +112,24 @@ class Weigher:
         weights = self.weigh(rows)
         return Known(rows, weights=weights, folded=None if soft is None else soft.fold(weights), shown=shown)
 
-    def begin(self, batches: Sequence[Mapping[str, Any]], width: int) -> None:
+    def begin(self, batches: Sequence[MutableMapping[str, Any]], width: int, shown: bool) -> None:
+        """An optimizer step begins: what is known of its rows before the forward is written into its micro-batches,
+        under `KNOWN`.
+
+        Args:
+            batches: the step's, before they are moved to the model's device.
+            width, shown: as of `read`.
+        """
+        if self.settings.normalize == "mean" and not self.mean_weight.known:
+            self._count_first(batches, width)
+        for batch in batches if self.stack.folds else ():
+            batch[KNOWN] = self.read(batch, width, shown)
+
+    def _count_first(self, batches: Sequence[Mapping[str, Any]], width: int) -> None:
         """The mean of Σ_k λ_ik over the rows of the first optimizer step, before it; later steps follow those before.
 
         Where λ reads losses, it is what λ is where all are 0, and that step sets the mean anew.
         """
-        if self.settings.normalize != "mean" or self.mean_weight.known:
-            return
         for batch in batches:
             rows = self._rows(batch, width)
             self._count(self.mixing.used(self.mixing.weights(rows).detach()), rows)
@@ -137,16 +158,16 @@ class Weigher:
         self.mean_weight.count(used if self.accelerator.num_processes == 1 else used[rows.index != PADDED])
 
     def weighted(
-        self, outputs: Outputs, inputs: Mapping[str, Any], known: Known, batch: Batch | None
+        self, outputs: Outputs, inputs: Mapping[str, Any], batch: Batch | None
     ) -> tuple[Tensor, Tensor | None]:
         """Σ_k λ_ik ℓ_ik of every row, `[N]`, in nats, and the losses `[N, K]` where they were computed.
 
         Args:
             outputs: of the training forward, with their graph.
             inputs: the rows.
-            known: of the rows before the forward.
             batch: what the lookahead is asked for them; None: nothing.
         """
+        known: Known = inputs.get(KNOWN) or self.read(inputs, outputs.logits.shape[-1])
         losses, rows = None, known.rows
         if known.soft is None and known.folded is None:
             losses = self.stack(outputs, inputs)
@@ -209,8 +230,23 @@ class Weigher:
             return
         self.mixing.commit()
         summed: Callable[[Tensor], Tensor] = partial(everyones_sum, self.accelerator)
-        for shared in (self.mean_weight, self.stack.temperatures):
+        for shared in self._shared:
             shared.commit(summed)
+
+    def last_weights(self) -> Dataset:
+        """The last λ of every training row: `row_id`, and a column per source (null: it abstains, or was not visited).
+
+        Raises:
+            ValueError: none were kept.
+        """
+        if not self.settings.log_weights:
+            raise ValueError("`log_weights`: expected True for `trainer.weights`, found False: none were kept.")
+        return weights_dataset(self.positions.ids, self.history.last_weights(), self.stack.names)
+
+    def summary(self, step: int, epoch: float | None) -> dict[str, float]:
+        """What is logged of the steps since the last log; the share of time spent on lookaheads; temperatures."""
+        logs = self.history.flush(step, epoch)
+        return logs | {"meta_time_share": self.clock.share(), **self.stack.temperatures.values()}
 
     def state_dict(self) -> Tensors:
         """Everything learned, as tensors for safetensors."""

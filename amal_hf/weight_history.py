@@ -30,6 +30,14 @@ def groups(sources: Sequence[str]) -> dict[str, list[int]]:
     return found
 
 
+def is_logged(trainer: Any) -> bool:
+    """Whether the losses of a trainer's next step are shown, source by source: where a log or an epoch ends."""
+    args, state, step = trainer.args, trainer.state, trainer.state.global_step + 1
+    due = state.logging_steps and step % state.logging_steps == 0
+    last, first = trainer.accelerator.gradient_state.end_of_dataloader, step == 1 and args.logging_first_step
+    return args.log_weights and bool(due or last or first)
+
+
 class Stopwatch:
     """Wall-clock inside its `with` blocks, as a share of the time since it was made."""
 

@@ -41,7 +41,7 @@ def make_rows(n: int = 32, seed: int = 0, wrong: float = 0.0, tokens: bool = Tru
         words += [draw.randrange(OWN * CLASSES, WORDS) for _ in range(draw.randint(2, 5))]
         draw.shuffle(words)
         ids = [VOCABULARY["[CLS]"], *(VOCABULARY[f"w{w}"] for w in words), VOCABULARY["[SEP]"]]
-        read = {"input_ids": ids, "attention_mask": [1] * len(ids)} if tokens else {"text": said(words)}
+        read = {"input_ids": ids, "attention_mask": [1] * len(ids)} if tokens else {"text": sentence(words)}
         teacher = [4.0 * (c == truth) + draw.gauss(0, 0.5) for c in range(CLASSES)]
         votes = [truth, truth if draw.random() < 0.5 else -1, draw.randint(-1, CLASSES - 1)]
         rows.append({**read, "label": label, "truth": truth, "teacher_logits": teacher, "weak_labels": votes})
@@ -49,7 +49,7 @@ def make_rows(n: int = 32, seed: int = 0, wrong: float = 0.0, tokens: bool = Tru
     return Dataset.from_list(rows, features=Features({**plain.features, "label": ClassLabel(names=NAMES)}))
 
 
-def said(words: list[int]) -> str:
+def sentence(words: list[int]) -> str:
     return " ".join(f"w{w}" for w in words)
 
 

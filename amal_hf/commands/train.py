@@ -20,6 +20,7 @@ from amal_hf.data.columns import LABEL_ALIASES, check_asserted, with_row_ids, wi
 from amal_hf.data.load import load_splits
 from amal_hf.data.overlap import guard_splits
 from amal_hf.data.split import check_named, check_texts, divided, tested
+from amal_hf.denoising.text_reader import check_reader
 from amal_hf.door import as_votes
 from amal_hf.labeling.formats import votes_from_columns
 from amal_hf.labeling.votes import check_functions, check_order
@@ -113,7 +114,11 @@ def prepare(
     data = find_models(data)
     losses = source_losses(data, sources)
     columns = {column for loss in losses.values() for column in loss.columns}
-    splits = without_idle(load_splits(data.data), {*args.text_columns, data.label_column, *data.annotators, *columns})
+    settings = args.resolved()
+    columns |= {*args.text_columns, data.label_column, *data.annotators, settings.reader}
+    splits = without_idle(load_splits(data.data), columns)
+    if data.teachers:  # which may take hours to read
+        check_reader(settings, splits["train"].column_names)
     parts = check_texts(divide(splits, data, args.seed), args.text_columns)
     losses, parts = as_votes(losses, parts, parts["clean"].features["label"].names)
     if data.baseline:

@@ -1,9 +1,9 @@
-"""Rows of a `datasets.Dataset`: identity, tokens, the leak guard, and batches that carry the sources."""
+"""Rows of a `datasets.Dataset`: identity, columns and what they hold."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from amal_hf._types import LABELS, ROW_ID
 from amal_hf.data.class_columns import ANSWERS, ORDERED
 from amal_hf.data.classes import same_classes
 from amal_hf.losses import Agreement, CrossEntropy, Distillation, LabelingFunctions, Loss, MajorityVote
-from amal_hf.metagrad.tasks import SINGLE_LABEL
 
 LABEL_ALIASES = ("label", "label_ids")
 
@@ -264,85 +263,3 @@ def weights_dataset(ids: Tensor, weights: Tensor, sources: Sequence[str]) -> Dat
     values = weights.float().numpy()
     columns = {name: pa.array(values[:, k], mask=np.isnan(values[:, k])) for k, name in enumerate(sources)}
     return Dataset(pa.table({ROW_ID: ids.numpy(), **columns}))
-
-
-class _Row(dict[str, Any]):
-    """What the model reads of a row; label and sources' columns are found by their names, and not listed.
-
-    A collator that pads and stacks whatever it finds leaves them alone, and one of the user's that asks for them can.
-    """
-
-    def __init__(self, row: Mapping[str, Any], given: Mapping[str, Any], hidden: Sequence[str]) -> None:
-        super().__init__({name: value for name, value in row.items() if name not in hidden})
-        self._all = {**given, **row}
-
-    def __missing__(self, name: str) -> Any:
-        return self._all[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As `self[name]`, `default` where there is no such column."""
-        return self._all.get(name, default)
-
-
-class SourceCollator:
-    """Wraps any collator: pads what the model reads, and stacks the sources' columns beside it.
-
-    Args:
-        inner: the collator of the model's inputs; a row lists only these, and the sources' columns are found by name.
-        columns: columns read by losses, and `row_id`.
-        example: a row without missing values, from which list-valued columns get their width and type.
-        task: where it has no classes, labels are floats whatever their column holds.
-        votes: those of the columns that hold votes; every other list holds real numbers, whatever their type.
-
-    Missing values: None in a class column becomes -100, in votes -1, in a distribution NaN.
-    """
-
-    def __init__(
-        self,
-        inner: Callable[[list[dict[str, Any]]], Any],
-        columns: Sequence[str],
-        example: Mapping[str, Any],
-        task: str = SINGLE_LABEL,
-        votes: Sequence[str] = (),
-    ) -> None:
-        self.inner, self.columns, self.task = inner, tuple(columns), task
-        lists = {c: np.asarray(example[c]) for c in columns if c in example and np.ndim(example[c]) > 0}
-        self.blanks = {
-            c: np.full(v.shape, -1) if c in votes else np.full(v.shape, np.nan, np.float32) for c, v in lists.items()
-        }
-
-    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
-        if self.task == SINGLE_LABEL:  # no label is -100, also where no loss reads it
-            renamed = [{**row, LABELS: -100} if LABELS in row and row[LABELS] is None else row for row in renamed]
-        batch = dict(self.inner([_Row(row, given, self.columns) for row, given in zip(renamed, features, strict=True)]))
-        for name, values in batch.items():
-            if isinstance(values, Tensor) and values.dim() > 0 and len(values) != len(features):
-                raise ValueError(
-                    f"`data_collator`: expected {len(features)} rows in {name!r}, as many as it was given, found "
-                    f"{len(values)}. Drop rows before training, with `train_dataset.filter`."
-                )
-        batch |= self.sources(renamed)
-        if self.task != SINGLE_LABEL and LABELS in batch:
-            batch[LABELS] = batch[LABELS].float()
-        return batch
-
-    def sources(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """The sources' columns alone, without tokens."""
-        renamed = [{LABELS if k in LABEL_ALIASES else k: v for k, v in row.items()} for row in features]
-        return {
-            c: self._stack([row.get(c) for row in renamed], self._blank(c, renamed))
-            for c in self.columns
-            if c in renamed[0]
-        }
-
-    def _blank(self, column: str, rows: list[dict[str, Any]]) -> np.ndarray | None:
-        if column not in self.blanks:  # a column that was made since
-            found: Any = next((row[column] for row in rows if row.get(column) is not None), None)
-            return None if np.ndim(found) == 0 else np.full(np.shape(found), np.nan, np.float32)
-        return self.blanks[column]
-
-    def _stack(self, values: list[Any], blank: np.ndarray | None) -> Tensor:
-        if blank is None:
-            return torch.as_tensor([-100 if v is None else v for v in values])
-        return torch.as_tensor(np.asarray([blank if v is None else v for v in values], dtype=blank.dtype))

@@ -19,6 +19,7 @@ from amal_hf.config import AMALConfig
 from amal_hf.data.columns import LABEL_ALIASES, LABELS
 from amal_hf.data.overlap import guard_splits
 from amal_hf.denoising import without_clean_rows
+from amal_hf.denoising.text_reader import check_reader
 from amal_hf.losses import LabelingFunctions, Loss, LossStack, MajorityVote
 from amal_hf.metagrad.tasks import SINGLE_LABEL
 from amal_hf.methods import WITHOUT_CLASSES
@@ -48,6 +49,8 @@ def validate_inputs(
     check_columns(example, losses)
     stack = LossStack(losses, example)
     check_sources(args, stack, example, splits["clean"], mixing)
+    if args.mixing == "corrected" and mixing is None:
+        check_reader(args, example)
     guard_splits({**splits, "train": without_clean_rows(splits["train"])}, args.text_columns, args.strict)
     return stack, example
 

@@ -16,8 +16,8 @@ from amal_hf._progress import no_bars
 from amal_hf.data.columns import label_column
 from amal_hf.denoising.assertions import Assertions, read_assertions
 from amal_hf.denoising.prepare import CLEAN_LABEL, PROBE, add_posterior, clean_share, with_clean_rows
-from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.teacher_experts import adjusted_balanced_accuracy, named_by
+from amal_hf.denoising.text_reader import open_reader
 from amal_hf.labeling.checks import warn_order
 from amal_hf.losses import CrossEntropy, Loss, LossStack
 
@@ -68,9 +68,8 @@ def prepare_rows(trainer: Any) -> Prepared:
         right = int((named == labels[:, None])[covered].sum())
         warn_order(right, int(covered.sum()), num_classes, f"losses[{name!r}]")
     model = trainer.accelerator.unwrap_model(trainer.model).to(args.device)
-    read = {"max_length": args.max_length, "bf16": args.bf16, "layers": None}
-    encode = lambda rows: encode_rows(model, tokenizer, rows, args.text_columns, **read)  # noqa: E731
-    train, judged = add_posterior(train, clean, labels, num_classes, sources, encode, args.text_columns)
+    reader = open_reader(trainer.settings, model, tokenizer, train, clean)
+    train, judged = add_posterior(train, clean, labels, num_classes, sources, reader, args.text_columns)
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = args.max_steps * batch if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train))
     votes_only = not sources.labels and not sources.distributions

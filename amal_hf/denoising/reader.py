@@ -19,13 +19,14 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from amal_hf.metagrad.functional import in_mode
-from amal_hf.models.pooling import check_layers, mean_pooled
+from amal_hf.models.pooling import check_layers, token_pooled
 
 logger = logging.get_logger(__name__)
 
 AT_ONCE = 2048  # rows in tokens
 BATCH = 128
 DEEP = 4  # layers, from which on a middle one tells classes apart that the last does not
+MIDDLE = 2.0  # length of the middle layer's features beside the last's
 SHORTEST = 16  # tokens; what pools its states to fewer positions (Funnel) can read no shorter text
 
 
@@ -38,12 +39,14 @@ def encode_rows(
     *,
     bf16: bool = False,
     layers: Sequence[int] | None = (-1,),
+    pooling: str = "mean",
+    prompt: str = "",
 ) -> Tensor:
     """Features `[N, H]` of unit length, float32, on the CPU.
 
-    A row's features are the mean of its tokens' hidden states and owe nothing to the rows beside it. A row without text
-    (null, empty, blank, or no token but those that the tokenizer adds) has features 0. Every process of a launch reads
-    its share of the rows, and has the features of all.
+    A row's features are its tokens' hidden states as one vector (by default their mean) and owe nothing to the rows
+    beside it. A row without text (null, empty, blank, or no token but those that the tokenizer adds) has features 0.
+    Every process of a launch reads its share of the rows, and has the features of all.
 
     Args:
         model: a classifier, an encoder, or one with adapters; only its encoder is read, in eval mode, in its weights'
@@ -54,12 +57,15 @@ def encode_rows(
         max_length: tokens kept per row; fewer where the model has fewer positions.
         bf16: read under bfloat16 autocast.
         layers: whose hidden states; several stand side by side, `[N, H · layers]`. -1 is the last, 0 the embeddings.
-            None: the one at two thirds of the depth and the last, of four layers and more; else the last.
+            None: the one at two thirds of the depth, at twice the length, and the last, where there are four and more;
+                else the last.
+        pooling: of the last layer: "mean", "cls" (the first token's state) or "last"; those below are means.
+        prompt: put before the (first) text of every row.
 
     Raises:
         ValueError: a model that returns no hidden states, or has not these layers.
     """
-    reader = _Reader(model, tokenizer, text_columns, max_length, bf16, layers)
+    reader = _Reader(model, tokenizer, text_columns, max_length, bf16, layers, pooling, prompt)
     here = PartialState()
     # parameters in parts are put together by all processes at once: then all of them read the same
     alone = any(isinstance(p, DTensor) for p in model.parameters())
@@ -69,15 +75,15 @@ def encode_rows(
     own = (share * index + np.arange(share)).clip(max=len(rows) - 1)
     starts = tqdm(range(0, share, AT_ONCE), desc="Reading texts", disable=not here.is_main_process)
     parts = [reader(rows.select(own[start : start + AT_ONCE])) for start in starts]
-    found = torch.cat([torch.empty(0, reader.width + 1), *parts])
-    if processes > 1:
-        found = gather(found.to(here.device)).cpu()[: len(rows)]
-    features, there = found[:, :-1], found[:, -1].bool()
-    if not there.all():
-        logger.warning(
-            f"`{'`, `'.join(text_columns)}`: {int((~there).sum())} of {len(rows)} rows have no text to read."
-        )
-    return features
+    found = torch.cat([torch.empty(0, reader.width), *parts])
+    return gather(found.to(here.device)).cpu()[: len(rows)] if processes > 1 else found
+
+
+def warn_empty(features: Tensor, text_columns: Sequence[str]) -> None:
+    """Say how many rows have no text to read: their features `[N, H]` are 0."""
+    empty = int((~features.any(1)).sum())
+    if empty:
+        logger.warning(f"`{'`, `'.join(text_columns)}`: {empty} of {len(features)} rows have no text to read.")
 
 
 def get_encoder(model: nn.Module) -> nn.Module:
@@ -99,7 +105,7 @@ def get_encoder(model: nn.Module) -> nn.Module:
 
 
 class _Reader:
-    """A chunk of rows -> features and flag side by side, `[n, H + 1]`."""
+    """A chunk of rows -> features `[n, H]`."""
 
     def __init__(
         self,
@@ -109,9 +115,13 @@ class _Reader:
         max_length: int,
         bf16: bool,
         layers: Sequence[int] | None,
+        pooling: str,
+        prompt: str,
     ) -> None:
         self.model, self.encoder, self.tokenizer = model, get_encoder(model), tokenizer
         self.text_columns, self.bf16, self.layers = text_columns, bf16, (-1,) if layers is None else tuple(layers)
+        self.pooling, self.prompt = pooling, prompt
+        self.depth = getattr(getattr(self.encoder, "config", None), "num_hidden_layers", -1)
         parameter = next(model.parameters())
         self.device = parameter.device
         accepted = inspect.signature(self.encoder.forward).parameters
@@ -133,6 +143,7 @@ class _Reader:
         with in_mode(model, training=False), torch.no_grad():
             if layers is None:
                 self.layers = self._usual_layers(self._tensors(probe))
+            self.lengths = (1.0,) * len(self.layers) if layers is not None else (MIDDLE, 1.0)[-len(self.layers) :]
             states = self._states(self._tensors(probe))
         if any(s.shape[1] != len(probe["input_ids"][0]) for s in states):
             self.pads, self.shortest = False, SHORTEST
@@ -141,12 +152,11 @@ class _Reader:
     def __call__(self, rows: Dataset) -> Tensor:
         tokens = self._tokens(rows)
         lengths = [0 if tuple(ids) in self.empty else len(ids) for ids in tokens["input_ids"]]
-        found = torch.zeros(len(lengths), self.width + 1)
+        found = torch.zeros(len(lengths), self.width)
         with in_mode(self.model, training=False), torch.no_grad():
             for batch in self._batches(lengths):
                 read = self._features({name: [values[i] for i in batch] for name, values in tokens.items()})
-                there = read.isfinite().all(1, keepdim=True)  # half-precision weights may overflow
-                found[batch] = torch.cat([torch.where(there, read, 0.0), there.float()], 1)
+                found[batch] = torch.where(read.isfinite().all(1, keepdim=True), read, 0.0)  # half weights overflow
         return found
 
     def _tokens(self, rows: Dataset) -> dict[str, list[Any]]:
@@ -155,6 +165,7 @@ class _Reader:
             return {name: [list(v)[: self.max_length] for v in rows[name][:]] for name in {*names, "input_ids"}}
         columns = [["" if text is None else str(text) for text in rows[c][:]] for c in self.text_columns]
         blank = [not any(text.strip() for text in texts) for texts in zip(*columns, strict=True)]
+        columns[0] = [self.prompt + text for text in columns[0]]
         tokens = dict(self.tokenizer(*columns, truncation=True, max_length=self.max_length))
         tokens["input_ids"] = [[] if b else ids for b, ids in zip(blank, tokens["input_ids"], strict=True)]
         return tokens
@@ -180,9 +191,10 @@ class _Reader:
     def _features(self, picked: Mapping[str, Any]) -> Tensor:
         inputs = self._tensors(picked)
         pooled = []
-        for states in self._states(inputs):  # each layer as long as the others, in float32
+        for layer, length, states in zip(self.layers, self.lengths, self._states(inputs), strict=True):
             mask = nn.functional.adaptive_max_pool1d(inputs["attention_mask"].float(), states.shape[1])
-            pooled.append(nn.functional.normalize(mean_pooled(states.float(), mask), dim=1))
+            pooling = self.pooling if layer in (-1, self.depth) else "mean"
+            pooled.append(length * nn.functional.normalize(token_pooled(states.float(), mask, pooling), dim=1))
         return nn.functional.normalize(torch.cat(pooled, 1), dim=1).cpu()
 
     def _forward(self, inputs: Mapping[str, Tensor], every_layer: bool) -> Any:

@@ -14,7 +14,6 @@ from amal_hf.lookahead.base import Batch, Encode, Lookahead, MetaSampler, Step, 
 from amal_hf.metagrad import (
     FiniteDifference,
     MetaGradient,
-    NoStep,
     OutputsProblem,
     PureModel,
     float32_copies,
@@ -52,7 +51,10 @@ class FullModelLookahead(Lookahead):
         return nullcontext() if isinstance(self.estimator, FiniteDifference) else sdpa_kernel(SDPBackend.MATH)
 
     def prepare(self, batch: Batch) -> None:
-        if not batch.due or not isinstance(batch.lookahead, NoStep):
+        if not batch.due:
+            return
+        batch.lookahead.ready()
+        if batch.lookahead.needs_gradient:
             return
         # θ′ = θ: v owes nothing to this batch. Micro-batches share it, and its graph is gone before theirs is there
         problem = self._problem(batch)

@@ -82,9 +82,12 @@ class HeadLookahead(Lookahead):
         )
 
     def prepare(self, batch: Batch) -> None:
+        if self._direction is not None and not (batch.due and batch.new):
+            return
+        batch.lookahead.ready()
         if self._direction is None:
             self.fill()
-        elif batch.due and batch.new:
+        else:
             self.encode_clean_rows(self.sampler(int(self.lookaheads)))
 
     def directional_derivatives(self, step: Step) -> tuple[Tensor, Tensor] | None:

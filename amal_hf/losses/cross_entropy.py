@@ -104,8 +104,10 @@ class CrossEntropy(Loss):
     def soft_target(self, batch: Batch, num_classes: int) -> tuple[float, Tensor] | None:
         if self.class_weights is not None:
             return None
-        target, covered = self.target(batch, num_classes), self.mask(batch)[:, None]
-        return 1.0, self._weighted(target + self.label_smoothing * (1 / num_classes - target) * covered, batch)
+        target = self.target(batch, num_classes)
+        if self.label_smoothing:
+            target = target + self.label_smoothing * (1 / num_classes - target) * self.mask(batch)[:, None]
+        return 1.0, self._weighted(target, batch)
 
     def along(self, outputs: Outputs, tangent: Tensor, batch: Batch) -> Tensor | None:
         if self.class_weights is not None:

@@ -164,14 +164,14 @@ class LossStack:
 
     def targets(self, batch: Batch, num_classes: int) -> Tensor:
         """The class distribution each source asserts, `[N, K, C]`; zeros where it has none."""
-        mask = self.mask(batch)
         blocks = []
         for name, loss in self.losses.items():
             target = loss.target(batch, num_classes)
-            width = self.slices[name].stop - self.slices[name].start
             if target is None:
-                target = torch.zeros(len(mask), width, num_classes, device=mask.device)
-            blocks.append(target.float().reshape(len(mask), width, num_classes))
+                mask = _as_block(loss.mask(batch))
+                target = torch.zeros(*mask.shape, num_classes, device=mask.device)
+            width = self.slices[name].stop - self.slices[name].start
+            blocks.append(target.float().reshape(len(target), width, num_classes))
         return torch.cat(blocks, dim=1)
 
 

@@ -28,7 +28,7 @@ from amal_hf.metagrad.functional import (
 )
 from amal_hf.metagrad.head import Head, HeadTap, find_head, head_or_reason
 from amal_hf.metagrad.problem import HeadProblem, MetaProblem, OutputsProblem
-from amal_hf.metagrad.virtual_step import NoStep, SGDStep, VirtualStep
+from amal_hf.metagrad.virtual_step import LazyStep, NoStep, SGDStep, VirtualStep
 
 __all__ = [
     "AdamStep",
@@ -39,6 +39,7 @@ __all__ = [
     "HeadClosedForm",
     "HeadProblem",
     "HeadTap",
+    "LazyStep",
     "MetaGradient",
     "MetaProblem",
     "NoStep",

@@ -8,9 +8,10 @@ $$\theta' = \theta - s(g), \qquad P = \partial s/\partial g \quad\text{(elementw
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +31,13 @@ def own(name: str, value: Any) -> Any:
 class VirtualStep(ABC):
     """One virtual optimizer step on `params`, differentiable in the gradient."""
 
-    needs_gradient: ClassVar[bool] = True
-    """False where θ′ does not depend on the training gradient."""
+    @property
+    def needs_gradient(self) -> bool:
+        """False where θ′ does not depend on the training gradient."""
+        return True
+
+    def ready(self) -> None:
+        """Before the training forward of a step that looks ahead: what is read of the optimizer is read now."""
 
     @abstractmethod
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
@@ -118,7 +124,10 @@ class NoStep(VirtualStep):
     """
 
     rates: Mapping[str, float] | None = None
-    needs_gradient: ClassVar[bool] = False
+
+    @property
+    def needs_gradient(self) -> bool:
+        return False
 
     def move(self, params: Tensors, grads: Tensors) -> Tensors:
         return dict(params)
@@ -129,3 +138,36 @@ class NoStep(VirtualStep):
 
     def scaled(self, steepest: Tensors, params: Tensors, grads: Tensors) -> Tensors:
         return steepest if self.rates is None else super().scaled(steepest, params, grads)
+
+
+class LazyStep(VirtualStep):
+    """A step that is made when it is to be ready, or something is asked of it; never, where nobody looks ahead.
+
+    Args:
+        make: the step.
+        needs_gradient: of the step that `make` makes.
+    """
+
+    def __init__(self, make: Callable[[], VirtualStep], needs_gradient: bool) -> None:
+        self._make, self._needs_gradient = make, needs_gradient
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self._needs_gradient
+
+    @cached_property
+    def made(self) -> VirtualStep:
+        """The step itself."""
+        return self._make()
+
+    def ready(self) -> None:
+        self.made.ready()
+
+    def move(self, params: Tensors, grads: Tensors) -> Tensors:
+        return self.made.move(params, grads)
+
+    def sensitivity(self, params: Tensors, grads: Tensors) -> Tensors:
+        return self.made.sensitivity(params, grads)
+
+    def scaled(self, steepest: Tensors, params: Tensors, grads: Tensors) -> Tensors:
+        return self.made.scaled(steepest, params, grads)

@@ -28,6 +28,25 @@ def mean_pooled(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     return (hidden * real).sum(1) / real.sum(1).clamp_min(1)
 
 
+def token_pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """The state of one token, or `mean_pooled`, as an encoder was trained to be read, `[N, H]`.
+
+    Args:
+        hidden: `[N, T, H]`.
+        mask: `[N, T]`, 1 where there is a token, which are the first ones of a row.
+        pooling: "mean"; "cls", the first token's; "last", that of the last token that is there.
+
+    Example:
+        >>> hidden, mask = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])
+        >>> [token_pooled(hidden, mask, pooling).item() for pooling in ("mean", "cls", "last")]
+        [2.0, 1.0, 3.0]
+    """
+    if pooling == "mean":
+        return mean_pooled(hidden, mask)
+    at = 0 if pooling == "cls" else (mask.sum(1).long() - 1).clamp_min(0)
+    return hidden[torch.arange(len(hidden), device=hidden.device), at]
+
+
 def pooled_layers(hidden_states: Sequence[Tensor], mask: Tensor | None, layers: Sequence[int]) -> Tensor:
     """`mean_pooled` of the chosen `layers`, `[N, L, H]`; 0 is the embeddings, i what layer i puts out, -1 the last.
 

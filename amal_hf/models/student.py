@@ -96,7 +96,7 @@ def load_student(
     cut = {"num_hidden_layers": num_hidden_layers} if num_hidden_layers else {}
     ids = dict(enumerate(classes))
     try:
-        with _quiet_loading():
+        with quiet_loading():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 num_labels=len(classes),
@@ -136,7 +136,7 @@ def _resolve_head(name: str, model: PreTrainedModel, classes: Sequence[str], tra
 
 
 @contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without the report of weights: layers are cut and heads are new on purpose, and what is not is checked."""
     loggers = [logging.getLogger(f"transformers.{name}") for name in ("modeling_utils", "distributed.tensor_parallel")]
     before = [each.level for each in loggers]

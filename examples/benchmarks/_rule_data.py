@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _work import Settings, clock, made, predict, without_shared_texts
+from _work import Settings, clock, learn, made, make_trainer, predict, without_shared_texts
 from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
+from amal_hf import AMALTrainer
 from amal_hf.commands.train import default_model
 from amal_hf.data.tokens import tokenized
 from amal_hf.labeling.label_models import COLUMNS, fit
@@ -24,7 +26,8 @@ class Parts:
     Args:
         train: tokens, votes `weak_labels`, posteriors `majority`, `label_model`, `cage`, and `truth`, the true class,
             which is for the upper bound alone.
-        clean: rows of `validation` drawn for this budget and seed: the same columns, with `label` for `truth`.
+        validation: the same columns, with `label` for `truth`.
+        drawn: positions of its rows drawn for this budget and seed, the clean ones.
         test: tokens and `label`.
         folder: where runs of these settings keep what they share.
     """
@@ -32,16 +35,34 @@ class Parts:
     name: str
     classes: list[str]
     train: Dataset
-    clean: Dataset
+    validation: Dataset
+    drawn: np.ndarray
     test: Dataset
     settings: Settings
     folder: Path
     extra_seconds: float = field(default=0.0)  # of work that another run did (+), or that is no training (-)
+    facts: dict[str, Any] = field(default_factory=dict)  # what a run's JSON says besides
+
+    @cached_property
+    def clean(self) -> Dataset:
+        return self.validation.select(self.drawn)
+
+    @property
+    def clean_labels(self) -> np.ndarray:
+        return np.asarray(self.clean["label"][:])
 
     @property
     def covered(self) -> Dataset:
         """The training rows that some function votes on."""
         return self.train.select(np.flatnonzero((np.asarray(self.train["weak_labels"][:]) >= 0).any(1)))
+
+    def trainer(self, *args: Any, **kwargs: Any) -> AMALTrainer:
+        """`_work.make_trainer` with what these parts share."""
+        return make_trainer(self.settings, self.classes, *args, **kwargs)
+
+    def learn(self, *args: Any, **kwargs: Any) -> AMALTrainer:
+        """`_work.learn` with what these parts share."""
+        return learn(self.settings, self.classes, *args, **kwargs)
 
     def predict(self, trainer: Any, rows: Dataset | None = None) -> np.ndarray:
         """Logits `[N, C]` of the test rows (or of `rows`) in their order; not counted as training."""
@@ -52,7 +73,7 @@ class Parts:
 
     def halves(self) -> tuple[Dataset, Dataset]:
         """The clean rows as two halves, class by class; of an odd number the first half has one more."""
-        labels = np.asarray(self.clean["label"][:])
+        labels = self.clean_labels
         of_class = [np.flatnonzero(labels == c) for c in np.unique(labels)]
         halves = (np.sort(np.concatenate([rows[start::2] for rows in of_class])) for start in (0, 1))
         first, second = (self.clean.select(rows) for rows in halves)
@@ -70,11 +91,11 @@ def load_parts(data: Path, name: str, settings: Settings, out: Path, budget: str
     for split in ("train", "validation"):
         for column in COLUMNS.values():
             splits[split] = splits[split].add_column(column, list(posteriors[f"{split}/{column}"]))
-    clean = splits["validation"]
+    train, validation = splits["train"].rename_column("label", "truth"), splits["validation"]
+    drawn = np.arange(len(validation))
     if budget.isdigit():
-        clean = clean.select(draw(np.asarray(clean["label"][:]), int(budget), seed))
-    train = splits["train"].rename_column("label", "truth")
-    return Parts(name, classes, train, clean, splits["test"], settings, folder)
+        drawn = draw(np.asarray(validation["label"][:]), int(budget), seed)
+    return Parts(name, classes, train, validation, drawn, splits["test"], settings, folder)
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:

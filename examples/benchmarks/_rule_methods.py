@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _rule_ours
+import _rule_setfit
+import _rule_vectors
 import numpy as np
 import torch
 from _rule_data import Parts
+from _rule_selftraining import self_training
 from _work import EVAL_BATCH, authors, clock, made
-from _work import learn as train
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, f1_score
@@ -42,14 +45,9 @@ def scores(name: str, logits: np.ndarray, truth: Sequence[int]) -> dict[str, flo
     return {key: 100 * float(value) for key, value in found.items()}
 
 
-def learn(parts: Parts, *args: Any, **kwargs: Any) -> AMALTrainer:
-    """`_work.learn` with what these parts share."""
-    return train(parts.settings, parts.classes, *args, **kwargs)
-
-
 def fine_tune(parts: Parts, model: PreTrainedModel, seed: int, steps: int) -> AMALTrainer:
     """Another phase on the clean rows: a fresh optimizer, the same learning rate and schedule."""
-    return learn(parts, parts.clean, {"label": CrossEntropy()}, seed, steps, model=model)
+    return parts.learn(parts.clean, {"label": CrossEntropy()}, seed, steps, model=model)
 
 
 def one_source(column: str, every_row: bool = False) -> Callable[[Parts, int, int], np.ndarray]:
@@ -57,13 +55,13 @@ def one_source(column: str, every_row: bool = False) -> Callable[[Parts, int, in
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         loss = MajorityVote() if column == "weak_labels" else CrossEntropy(column)
-        return parts.predict(learn(parts, parts.train if every_row else parts.covered, {"source": loss}, seed, steps))
+        return parts.predict(parts.learn(parts.train if every_row else parts.covered, {"source": loss}, seed, steps))
 
     return method
 
 
 def clean_only(parts: Parts, seed: int, steps: int) -> np.ndarray:
-    return parts.predict(learn(parts, parts.clean, {"label": CrossEntropy()}, seed, steps))
+    return parts.predict(parts.learn(parts.clean, {"label": CrossEntropy()}, seed, steps))
 
 
 def vote_then_clean(parts: Parts, seed: int, steps: int) -> np.ndarray:
@@ -72,7 +70,7 @@ def vote_then_clean(parts: Parts, seed: int, steps: int) -> np.ndarray:
 
     def first_phase(path: Path) -> None:
         started = clock()
-        model = learn(parts, parts.covered, {"votes": MajorityVote()}, seed, steps - second).model
+        model = parts.learn(parts.covered, {"votes": MajorityVote()}, seed, steps - second).model
         state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file({**state, "seconds": torch.tensor(clock() - started)}, path)
 
@@ -94,7 +92,7 @@ def mixed(parts: Parts, clean: Dataset, seed: int, steps: int, **mixture: Any) -
     }
     labels = torch.as_tensor(clean["label"][:])
     rows = with_clean_rows(parts.covered.remove_columns("truth"), clean, labels, len(parts.classes))
-    return learn(parts, rows, sources, seed, steps, **mixture)
+    return parts.learn(rows, sources, seed, steps, **mixture)
 
 
 def equal_mix(parts: Parts, seed: int, steps: int) -> np.ndarray:
@@ -120,7 +118,7 @@ def steered(name: str, **mixture: Any) -> Callable[[Parts, int, int], np.ndarray
 
     def method(parts: Parts, seed: int, steps: int) -> np.ndarray:
         votes = {"votes": MajorityVote()}
-        return parts.predict(learn(parts, parts.covered, votes, seed, steps, clean=parts.clean, method=name, **mixture))
+        return parts.predict(parts.learn(parts.covered, votes, seed, steps, clean=parts.clean, method=name, **mixture))
 
     return method
 
@@ -129,30 +127,36 @@ def amal(parts: Parts, seed: int, steps: int) -> np.ndarray:
     """A weight per row and source, as the authors have it."""
     sources = {"rules": LabelingFunctions(), "majority": MajorityVote()}
     theirs = authors(EVAL_BATCH, parts.settings.learning_rate, steps)
-    trainer = learn(parts, parts.covered, sources, seed, steps, clean=parts.clean, mixing_start=[1.0], **theirs)
+    trainer = parts.learn(parts.covered, sources, seed, steps, clean=parts.clean, mixing_start=[1.0], **theirs)
     return parts.predict(trainer)
-
-
-def amal_hf(parts: Parts, seed: int, steps: int) -> np.ndarray:
-    """Ours."""
-    from _rule_ours import ours
-
-    return ours(parts, seed, steps)
 
 
 @dataclass(frozen=True)
 class Method:
-    """`run` on the test rows; `clean`: it reads clean rows, so that every budget is another run."""
+    """`run` on the test rows.
+
+    Args:
+        clean: it reads clean rows, so that every budget is another run.
+        student: it trains the student, for so many steps.
+    """
 
     run: Callable[[Parts, int, int], np.ndarray]
     clean: bool = True
+    student: bool = True
 
 
 METHODS: dict[str, Method] = {  # in the order in which they run
     "majority vote": Method(one_source("weak_labels"), clean=False),
     "vote then clean": Method(vote_then_clean),
     "clean only": Method(clean_only),
-    "amal_hf": Method(amal_hf),
+    "amal_hf": Method(_rule_ours.ours),
+    "logistic regression": Method(_rule_vectors.clean_vectors, student=False),
+    "setfit": Method(_rule_setfit.clean_only),
+    "setfit, votes": Method(_rule_setfit.with_votes),
+    "corrected labels": Method(_rule_ours.plain),
+    "corrected labels, logistic regression": Method(_rule_vectors.corrected_vectors, student=False),
+    "self-training": Method(self_training),
+    "trust": Method(_rule_ours.trust),
     "gold": Method(one_source("truth", every_row=True), clean=False),
     "snorkel": Method(one_source("label_model"), clean=False),
     "cage": Method(one_source("cage"), clean=False),

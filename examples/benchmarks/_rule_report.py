@@ -95,11 +95,37 @@ def report(runs: Runs, budgets: Sequence[str], out: Path) -> str:
         lines.append(row([method, *told, number(ratio, 2)]))
         keyed = {" and ".join(g): a for g, a in zip(groups, apart, strict=True)}
         summary.setdefault("paired", {})[method] = {"difference": keyed, "time_ratio": ratio}
+    lines += [*corrected(runs, budgets), *states(runs)]
     table = "\n".join(lines) + "\n"
     write_whole(out / "table.md", lambda path: path.write_text(table))
     write_json(out / "results.json", plain({"runs": runs, "summary": summary}))
     write_whole(out / "plot.png", lambda path: plot(runs, budgets, path))
     return table
+
+
+def corrected(runs: Runs, budgets: Sequence[str]) -> list[str]:
+    """How good our corrected labels of the training rows are, by data set: accuracy and calibration error."""
+    mine = [r for r in runs if r["method"] == OURS and "corrected_ece" in r]
+    if not mine:
+        return []
+    sets = _names(mine)[1]
+    title = "\n### Corrected labels of the training rows: accuracy; expected calibration error, 15 bins\n"
+    lines = [title, row(["clean rows per class", *sets]), rule(len(sets) + 1)]
+    for budget in (b for b in budgets if any(r["budget"] == b for r in mine)):
+        of_key = [of(mine, OURS, budget, f"corrected_{key}") for key in ("accuracy", "ece")]
+        values = [[[v for (d, _), v in found.items() if d == data] for found in of_key] for data in sets]
+        told = ["; ".join(cell(spread(each)) if each else "–" for each in pair) for pair in values]
+        lines.append(row([budget, *told]))
+    return lines
+
+
+def states(runs: Runs) -> list[str]:
+    """Of which state of the code the runs are."""
+    lines = ["\n### State of the code\n", row(["commit", "runs", "methods"]), rule(3)]
+    for code in dict.fromkeys(r.get("code", "") for r in runs):
+        mine = [r for r in runs if r.get("code", "") == code]
+        lines.append(row([code or "not stated", str(len(mine)), "; ".join(_names(mine)[0])]))
+    return lines
 
 
 def plot(runs: Runs, budgets: Sequence[str], path: Path) -> None:

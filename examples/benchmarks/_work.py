@@ -10,6 +10,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 import traceback
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,17 @@ def settled(parser: argparse.ArgumentParser, scales: Mapping[str, Mapping[str, A
     return given
 
 
+@cache
+def code_state() -> str:
+    """The commit of the code, with "+" where tracked files differ from it; "" outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    said = [
+        subprocess.run([*git, *command], capture_output=True, text=True, check=False)
+        for command in (["rev-parse", "--short=10", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    ]
+    return "" if said[0].returncode else said[0].stdout.strip() + "+" * bool(said[1].stdout.strip())
+
+
 Run = Callable[[Job, Path, Path], dict[str, Any]]
 """(job, data, out) -> what is kept of it: `metric`, `seconds` and whatever else."""
 
@@ -122,7 +135,7 @@ def attempt(run: Run, job: Job, data: Path, out: Path) -> None:
             label = f"{job.dataset:8s} {job.method:20s} {job.case:>4s} seed {job.seed}"
             try:
                 found = run(job, data, out)
-                write_json(path, {**found, "config": job.settings.hash})
+                write_json(path, {**found, "config": job.settings.hash, "code": code_state()})
                 print(f"{label}: {found['metric']:.1f} in {found['seconds']:.0f} s", flush=True)
             except Exception:
                 told = traceback.format_exc()
@@ -133,6 +146,7 @@ def attempt(run: Run, job: Job, data: Path, out: Path) -> None:
 
 def work(run: Run, jobs: list[Job], data: Path, out: Path, parent: int | None) -> None:
     """Take jobs from the list that all workers share, as long as `parent` lives."""
+    code_state()  # of the code that was loaded, not of what the checkout is by the time a run ends
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -217,7 +231,7 @@ def without_shared_texts(source: Path, *columns: str) -> dict[str, Dataset]:
     return kept
 
 
-def learn(
+def make_trainer(
     given: Settings,
     classes: Sequence[str],
     rows: Dataset,
@@ -227,10 +241,9 @@ def learn(
     *,
     model: PreTrainedModel | None = None,
     clean: Dataset | None = None,
-    prepare: Callable[[AMALTrainer], object] = lambda trainer: None,
     **mixture: Any,
 ) -> AMALTrainer:
-    """The one training method all methods share; `mixture`: fields of `AMALConfig` (default: all weights 1)."""
+    """The trainer all methods share, before its first step; `mixture`: fields of `AMALConfig` (default: weights 1)."""
     set_seed(seed)
     args = AMALConfig(
         tempfile.gettempdir(),  # nothing is saved
@@ -249,6 +262,12 @@ def learn(
         processing_class=AutoTokenizer.from_pretrained(default_model()),
     )
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def learn(*args: Any, prepare: Callable[[AMALTrainer], object] = lambda trainer: None, **kwargs: Any) -> AMALTrainer:
+    """The one training method all methods share; arguments of `make_trainer`, and what to do with it before."""
+    trainer = make_trainer(*args, **kwargs)
     prepare(trainer)
     trainer.train()
     return trainer

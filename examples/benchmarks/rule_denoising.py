@@ -1,7 +1,8 @@
-"""From labeling functions and a few clean rows to a classifier: thirteen methods, the same rows, the same steps.
+"""From labeling functions and a few clean rows to a classifier: twenty methods, the same rows, the same steps.
 
     python examples/benchmarks/rule_denoising.py DATA_DIR                 # 2 cores
     python examples/benchmarks/rule_denoising.py DATA_DIR --scale full    # a GPU
+    python examples/benchmarks/rule_denoising.py DATA_DIR --crossover     # 5 clean rows per class to all of them
     python examples/benchmarks/rule_denoising.py DATA_DIR --quick
 
 DATA_DIR holds a folder per data set: `train`, `validation` and `test` with `text`, `label` and `weak_labels`. Train
@@ -10,13 +11,19 @@ the published splits share texts, 62 of the 500 test texts of sms among them. Cl
 by seed and class, the same ones for every method, to steer, train or select with as it likes. Gold, majority vote,
 snorkel and cage read none. Metric: accuracy; F1 of spam on sms; micro-F1 of the slots on mitr.
 
-Every method is trained for the same number of steps (two phases share them 3 : 1), from the same
+Every student is trained for the same number of steps (phases share them: 3 : 1 where there are two), from the same
 encoder at the same learning rate; "best fixed" trains 3 times, once per weighting.
 Nothing is evaluated or saved on the way. Seconds are of training (all phases and runs), without the label models; on
-a CPU those that the process worked, so that other work on the machine does not count.
+a CPU those that the process worked, so that other work on the machine does not count. Logistic regression trains no
+student: it reads all 6 layers of the encoder, and reading counts. SetFit (the package `setfit`, needed besides, with
+`sentence-transformers`) takes the paper's 40 pairs of each text, 16 a step, in at most as many steps; "setfit, votes"
+adds up to 50 rows of each class on which all votes agree. "corrected labels" has the labels of amal_hf and its share
+of clean rows, but no weights; "self-training" is COSINE's without its contrastive and confidence terms, with clean
+rows among the others.
 
 Each run is one JSON under --out, with the traceback in an `.error` file where it failed. A killed benchmark goes on
-where it stopped; runs of other settings are not counted and are made anew.
+where it stopped; runs of other settings are not counted and are made anew. Runs of other code are counted: `code` in
+the JSON is the commit ("+": with changes), and the report lists them.
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import _rule_crossover
 from _rule_data import load_parts
 from _rule_methods import METHODS, scores
 from _rule_report import report
@@ -73,7 +81,8 @@ def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
     parts = load_parts(data, job.dataset, job.settings, out, job.case, job.seed)
     steps = job.settings.steps or math.ceil(job.settings.epochs * len(parts.train) / job.settings.batch)
     started = clock()
-    logits = METHODS[job.method].run(parts, job.seed, steps)
+    method = METHODS[job.method]
+    logits = method.run(parts, job.seed, steps)
     seconds = clock() - started + parts.extra_seconds
     return {
         "dataset": job.dataset,
@@ -82,19 +91,24 @@ def run(job: Job, data: Path, out: Path) -> dict[str, Any]:
         "seed": job.seed,
         **scores(job.dataset, logits, parts.test["label"][:]),
         "seconds": seconds,
-        "steps": steps,
+        "steps": steps if method.student else 0,
         "train_rows": len(parts.train),
         "clean_rows": 0 if job.case == NO_BUDGET else len(parts.clean),
         "test_rows": len(parts.test),
+        **parts.facts,
     }
 
 
 def arguments() -> argparse.Namespace:
     parser = options(__doc__, quick="youtube, 500 rows, 40 steps, one seed")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), metavar="NAME")
     parser.add_argument("--budgets", nargs="+", help="clean rows per class, or `all`")
     parser.add_argument("--steps", type=int, default=0, help="other than the scale's")
-    given = settled(parser, SCALES, "rule_denoising")
+    what = "5 clean rows per class to all, of the methods that this decides between, and a plot of each data set"
+    parser.add_argument("--crossover", action="store_true", help=what)
+    crossover = {"methods": _rule_crossover.METHODS, "budgets": _rule_crossover.BUDGETS}
+    chosen = crossover if parser.parse_known_args()[0].crossover else {"methods": list(METHODS)}
+    given = settled(parser, {scale: {**values, **chosen} for scale, values in SCALES.items()}, "rule_denoising")
     for budget in given.budgets:
         if budget != "all" and not (budget.isdigit() and int(budget)):
             parser.error(f"--budgets: expected a number of rows per class or `all`, found {budget!r}")
@@ -103,7 +117,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    carry_out(given, plan(given), run, lambda found: report(found, given.budgets, given.out))
+    tell = _rule_crossover.report if given.crossover else report
+    carry_out(given, plan(given), run, lambda found: tell(found, given.budgets, given.out))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_classes_that_are_found(labels, names):
     assert infer_classes({"train": column(*labels)}, "label") == names
 
 
-def test_spellings_of_one_class_are_merged_and_said(caplog):
+def test_spellings_of_one_class_are_merged_with_a_message(caplog):
     labels = ["Positive", "positive ", "POSITIVE", "Positive", "negative", "Negative", "negative"]
     named = name_classes(DatasetDict(train=column(*labels), test=column("positive")), "label", None)
     assert named["train"].features["label"].names == ["Positive", "negative"]

@@ -70,7 +70,7 @@ def test_nobody_called_a_row_clean():
 
 
 @pytest.mark.parametrize("name", ["clean", "validation"])
-def test_a_split_that_is_called_clean_is_taken_and_said(name, caplog):
+def test_a_split_that_is_called_clean_is_taken_with_a_message(name, caplog):
     parts = parts_of({"train": rows_of([0, 1] * 30), name: rows_of([0, 1] * 5, 100), "test": rows_of([1, 0], 200)})
     assert sizes(parts) == {"train": 60, "clean": 10, "test": 2}
     assert f"the labels of {name!r} are taken as true" in caplog.text

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from amal_hf import CrossEntropy, Distillation, LabelingFunctions
-from amal_hf.data.columns import SourceCollator
+from amal_hf.data.collate import SourceCollator
 from amal_hf.denoising.assertions import read_assertions
 from amal_hf.denoising.prepare import LOG_POSTERIOR, add_posterior
 
@@ -74,7 +74,7 @@ FORMS: dict[str, tuple[Callable[[Tensor], list[Any]], Any]] = {
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize("nulls", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_perfect_annotator_is_heard_in_every_form(form, nulls, seed):
+def test_a_perfect_annotator_is_used_in_every_form(form, nulls, seed):
     make, loss = FORMS[form]
 
     def columns(truth: Tensor, g: torch.Generator) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def test_copies_of_a_function_count_once(seed):
     assert corrected(columns(10), losses, seed) >= corrected(columns(1), losses, seed) - 0.02
 
 
-def test_labels_that_no_clean_row_can_judge_are_heard_as_labels():
+def test_labels_that_no_clean_row_can_judge_are_used_as_labels():
     def columns(truth: Tensor, g: torch.Generator) -> dict[str, Any]:
         said = noisy(truth, 0.8, g).tolist()
         return {"rules": rules(truth, g)} | ({"old": said} if len(truth) == N else {})

@@ -20,7 +20,7 @@ FACADES += ["amal_hf.denoising", "amal_hf.labeling", "amal_hf.models"]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(amal_hf.__path__, "amal_hf.") if not m.name.endswith("__main__"))
 SHAPE = re.compile(r"`?\[[A-Z0-9][^\]]*\]")
 # what carries other things about, and is told in words
-NO_SHAPE = {"AdamStep", "VirtualStep", "RNGState", "PureModel", "SGDStep", "NoStep"}
+NO_SHAPE = {"AdamStep", "LazyStep", "VirtualStep", "RNGState", "PureModel", "SGDStep", "NoStep"}
 NO_SHAPE |= {"find_head", "in_float32", "in_mode", "model_outputs", "trainable"}
 SHOWN = ["CrossEntropy", "Distillation", "LabelingFunctions", "MajorityVote", "Entropy", "Agreement", "LossStack"]
 SHOWN += ["Table", "Trust", "box", "simplex", "centred", "AMALConfig"]

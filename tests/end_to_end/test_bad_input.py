@@ -254,7 +254,7 @@ IN_OTHER_WORDS = {"mse of probabilities", "unknown argument of a loss"}
 
 
 @pytest.mark.parametrize("case", AT_CONSTRUCTION)
-def test_said_at_the_door(case, build, tmp_path):
+def test_refused_at_the_door(case, build, tmp_path):
     """One line: the argument, what was expected, what was found, what to do. And no run folder."""
     argument, wrong = AT_CONSTRUCTION[case]
     with pytest.raises((ValueError, OSError)) as error:
@@ -283,7 +283,7 @@ AT_THE_FIRST_STEP = {
 
 
 @pytest.mark.parametrize("case", AT_THE_FIRST_STEP)
-def test_said_before_anything_moved(case, build):
+def test_refused_before_anything_moved(case, build):
     """What only the model or the optimizer in training can tell."""
     argument, settings, model, optim = AT_THE_FIRST_STEP[case]
     losses = make_losses("label", "teacher")

@@ -363,7 +363,7 @@ def test_files_that_order_classes_otherwise(classes, tmp_path, model, capsys):
     assert re.search("`classes`: expected the (same )?classes", capsys.readouterr().err)
 
 
-def test_odd_votes_are_told_and_trained_on(tmp_path, model):
+def test_odd_votes_are_warned_of_and_trained_on(tmp_path, model):
     """A class that no function votes for, a function that never votes, and clean rows that stand in train."""
     given = with_votes(
         "train", lambda votes: [votes[0] if votes[0] != 2 else -1, votes[1] if votes[1] != 2 else -1, -1]

@@ -185,7 +185,7 @@ def silent(rows: Dataset, column: str, nothing) -> Dataset:
 
 
 @pytest.mark.parametrize("method", ["trust", "amal-step", "shared", "alm-kd"])
-def test_a_source_that_says_nothing_at_all(method, build):
+def test_a_source_that_always_abstains(method, build):
     train = silent(planted.make_rows(16), "weak_labels", [-1, -1, -1])
     with pytest.warns(UserWarning, match="'weak_labels': says nothing about any row"):
         trainer = build({"method": method, "meta_start": 0}, train_dataset=train, losses=planted.make_losses())
@@ -196,7 +196,7 @@ def test_a_source_that_says_nothing_at_all(method, build):
 
 
 @pytest.mark.parametrize("method", ["trust", "amal-step", "shared", "alm-kd", "fixed"])
-def test_a_batch_in_which_nobody_says_anything(method, build):
+def test_a_batch_in_which_every_source_abstains(method, build):
     """Its loss is zero; without momentum or decay such a step moves nothing."""
     train = planted.make_rows(24)
     labels = [-100 if i < 8 else label for i, label in enumerate(train["label"])]

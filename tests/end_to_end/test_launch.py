@@ -73,7 +73,7 @@ def launched_with(monkeypatch):
     """Nothing is launched: what is faked is that the accelerator says so."""
     prepared = AMALTrainer.create_accelerator_and_postprocess
 
-    def says_so(way, fsdp2=False):
+    def faked(way, fsdp2=False):
         def create(trainer):
             prepared(trainer)
             setattr(trainer, f"is_{way}_enabled", True)
@@ -81,7 +81,7 @@ def launched_with(monkeypatch):
         monkeypatch.setattr(AMALTrainer, "create_accelerator_and_postprocess", create)
         monkeypatch.setattr("amal_hf.data.validate.by_fsdp2", lambda trainer: fsdp2)
 
-    return says_so
+    return faked
 
 
 @pytest.mark.parametrize("way", ["fsdp", "deepspeed"])

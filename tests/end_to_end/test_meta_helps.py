@@ -42,7 +42,7 @@ def test_a_table_learns_it_too(build):
 
 
 @pytest.mark.parametrize("settings", [{"method": "fixed"}, {"meta_start": 10_000}], ids=["fixed", "never steered"])
-def test_without_clean_rows_nobody_is_believed_more(build, settings):
+def test_without_clean_rows_no_source_gains_weight(build, settings):
     """The tests above can fail: agreement alone does not say who lies."""
     weights, lies = learned(build, 0, **settings)
     label, teacher = weights.T

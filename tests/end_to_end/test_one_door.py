@@ -83,7 +83,7 @@ def test_what_was_given_stays_as_it_was(tmp_path):
     assert trainer.settings.mixing_start == [1.0] * 7 and trainer.args.mixing_start is None
 
 
-def test_a_teacher_stands_at_its_skill(tmp_path):
+def test_a_teacher_starts_at_its_adjusted_balanced_accuracy(tmp_path):
     clean = make_rows(24, 1, tokens=False)
     half = [[4.0, 0.0, 0.0] if i % 2 else row for i, row in enumerate(clean["teacher_logits"])]
     clean = clean.remove_columns("teacher_logits").add_column("teacher_logits", half)
@@ -217,7 +217,7 @@ REFUSED: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_wrong_is_said_before_anything_is_trained(case, tmp_path):
+def test_what_is_wrong_is_refused_before_anything_is_trained(case, tmp_path):
     name, changes = REFUSED[case]
     with pytest.raises(ValueError, match=rf"^`{name}`: (.*expect(ed|s).*(found|missing)|source)"):
         run(tmp_path, **changes())

@@ -17,7 +17,7 @@ LEARNS = [method for method in MADE if method != "l2r"]  # l2r keeps nothing
 
 @each
 @pytest.mark.parametrize("moves", ["head", "all"])
-def test_recipe_trains_and_moves_what_it_says(method, moves, build, student, losses):
+def test_method_trains_and_moves_its_weights(method, moves, build, student, losses):
     trainer = build({"method": method, "lookahead_params": moves}, losses=losses())
     assert type(trainer.weigher.mixing) is MADE[method]
     start = {k: v.clone() for k, v in trainer.weigher.mixing.state().items()}

@@ -150,14 +150,14 @@ def accumulated_lookahead(build: Build, moves: str) -> str:
         with pytest.raises(AssertionError):
             accumulated(build, moves, lambda: planted.make_student().double(), **settings)
         split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
-        with said_by("amal_hf.data.validate") as told:
+        with logged_by("amal_hf.data.validate") as told:
             assert moved(trained(build, moves, **split, **settings)).nan_to_num().isfinite().all()
         assert any("first micro-batch" in line for line in told)
     return "runs: the first micro-batch stands for its step, so 4×4 is near 1×16"
 
 
 @contextmanager
-def said_by(name: str) -> Iterator[list[str]]:
+def logged_by(name: str) -> Iterator[list[str]]:
     """What a module logs, from INFO on."""
     told: list[str] = []
     handler, logger = logging.Handler(), hf_logging.get_logger(name)
@@ -281,7 +281,7 @@ def eight_bits(build: Build, moves: str) -> str:
 def stream(build: Build, moves: str) -> str:
     rows = planted.make_rows(32, wrong=0.4).to_iterable_dataset()
     settings = {"method": "trust", "max_steps": 6, "meta_start": 1, "lookahead_params": moves}
-    with said_by("amal_hf.data.validate") as told:
+    with logged_by("amal_hf.data.validate") as told:
         trainer = build(settings, train_dataset=rows)
         trainer.train()
     assert any("stream" in line and "kept" in line for line in told)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from planted import VOCABULARY, WORDS, identical, parameters, said, table_of
+from planted import VOCABULARY, WORDS, identical, parameters, sentence, table_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
@@ -38,7 +38,7 @@ def make_rows(task: str, n: int = 32, seed: int = 0, wrong: float = 0.0) -> Data
         truth: Any = sum(topics) / 2 - 2 if task == REGRESSION else [float(c in topics) for c in range(3)]
         values = [truth] if task == REGRESSION else [4 * t - 2 for t in truth]
         teacher = [value + draw.gauss(0, 0.3) for value in values]
-        rows.append({"text": said(words), "input_ids": ids, "attention_mask": [1] * len(ids), "truth": truth})
+        rows.append({"text": sentence(words), "input_ids": ids, "attention_mask": [1] * len(ids), "truth": truth})
         rows[-1] |= {"label": truth, "teacher_logits": teacher, "shuffled": False}
     moved = draw.sample(range(n), int(wrong * n))
     for i, j in zip(moved, moved[1:] + moved[:1], strict=True):
@@ -102,14 +102,14 @@ def trainer_metrics(task: str) -> set[str]:
 
 
 @both
-def test_the_whole_network_steers_as_well(task, make):
+def test_the_whole_network_looks_ahead_as_well(task, make):
     trainer = make(task, {"method": "amal-step", "lookahead_params": "all"})
     trainer.train()
     assert table_of(trainer).ne(1).all()
 
 
 @both
-def test_evaluation_is_the_loss_that_steers(task, make):
+def test_evaluation_is_the_loss_of_the_lookahead(task, make):
     rows = make_rows(task, 16, seed=2)
     trainer = make(task, eval_dataset=rows)
     found = trainer.predict(rows)

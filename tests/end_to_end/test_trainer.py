@@ -31,7 +31,7 @@ SOON = {"refresh_every": 1}  # the authors' schedule would wait for ten epochs
     ("method", "learns"),
     [("fixed", False), ("trust", True), ("amal", True), ("amal-step", True), ("alm-kd", True), ("shared", True)],
 )
-def test_recipe_trains_and_moves_what_it_says(method, learns, build, student):
+def test_method_trains_and_moves_its_weights(method, learns, build, student):
     trainer = build({"method": method, **SOON})
     start = {k: v.clone() for k, v in trainer.weigher.mixing.state().items()}
     trainer.train()
@@ -162,7 +162,7 @@ def test_mixing_of_ones_own_starts_afresh_at_every_run(build):
 # ---- what it tells ----
 
 
-def test_log_says_what_was_trusted(build, losses):
+def test_log_has_the_weights(build, losses):
     trainer = build(losses=losses())
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
@@ -176,7 +176,7 @@ def test_log_says_what_was_trusted(build, losses):
     assert logs[-1]["meta_time_share"] > 0
 
 
-def test_logged_loss_is_the_mean_over_the_rows_that_source_speaks_about(build, rows, losses):
+def test_logged_loss_is_the_mean_over_the_rows_that_source_covers(build, rows, losses):
     """With weights fixed at one, `loss` is the sum over sources of their mean per row of the batch."""
     train = rows(16)
     settings = {"method": "fixed", "logging_steps": 1, "per_device_train_batch_size": 16, "num_train_epochs": 1}

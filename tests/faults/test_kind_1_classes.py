@@ -7,13 +7,13 @@ What else the kind lists stands elsewhere:
     another order in Python: tests/data/test_columns_of_train.py::test_classes_in_another_order
     another order of the model: tests/data/test_columns_of_train.py::test_a_model_of_another_order
     another order than the votes': tests/end_to_end/test_denoise.py::test_classes_in_another_order_than_the_votes
-    spellings: tests/data/test_classes.py::test_spellings_of_one_class_are_merged_and_said
+    spellings: tests/data/test_classes.py::test_spellings_of_one_class_are_merged_with_a_message
     annotators by name, empty cells: tests/labeling/test_formats.py::test_names_indices_and_silence
     annotators of a file: tests/data/test_split.py::test_annotators_become_one_column_of_votes
     -1 in files: tests/data/test_split.py::test_a_class_label_of_minus_one_is_no_label
     test rows without labels: tests/data/test_split.py::test_a_test_split_without_labels_is_not_measured
     some test rows without: tests/data/test_split.py::test_rows_without_a_label_are_left_out_and_counted
-    functions and classes by name: tests/labeling/test_votes.py::test_silent_functions_and_classes_are_warned_of_by_name
+    functions and classes by name: tests/labeling/test_votes.py::test_idle_functions_and_missing_classes_are_warned_of
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from amal_hf.labeling.checks import warn_order
 from amal_hf.labeling.label_splits import LabelConfig, label_splits
 
 
-def told_of(call, *given, **settings):
+def messages_of(call, *given, **settings):
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         call(*given, **settings)
@@ -56,7 +56,7 @@ def told_of(call, *given, **settings):
     ],
 )
 def test_fewer_right_than_by_chance(right, said, classes, warned):
-    told = told_of(warn_order, right, said, classes, "classes")
+    told = messages_of(warn_order, right, said, classes, "classes")
     assert len(told) == warned
     if warned:
         assert told[0].startswith(f"`classes`: {right} of {said} answers are right")
@@ -79,7 +79,7 @@ def test_functions_that_count_other_classes(classes, warned, tmp_path):
         features=Features({"text": Value("string"), "label": ClassLabel(names=classes)}),
     )
     config = LabelConfig(output_dir=str(tmp_path / "out"), label_models="majority", num_proc=1)
-    told = told_of(label_splits, [names_itself], DatasetDict(train=rows), config)
+    told = messages_of(label_splits, [names_itself], DatasetDict(train=rows), config)
     assert any("is the order of classes right?" in each for each in told) == warned
 
 
@@ -97,14 +97,14 @@ def test_a_source_of_another_order_in_training(loss, build):
         parts.append(split.add_column("said", forms[type(loss).__name__]))
     trainer = build({"method": "denoise", "num_train_epochs": 1}, train_dataset=parts[0], clean_dataset=parts[1],
                     losses={"x": loss})  # fmt: skip
-    told = told_of(trainer.train)
+    told = messages_of(trainer.train)
     assert any("`losses['x']`: 0 of 24 answers are right" in each for each in told)
 
 
 def test_a_usual_set_of_functions_is_no_news(build):
     trainer = build({"method": "denoise", "num_train_epochs": 1}, train_dataset=planted.make_rows(24, tokens=False),
                     clean_dataset=planted.make_rows(24, 1, tokens=False), losses=planted.make_losses())  # fmt: skip
-    assert not [each for each in told_of(trainer.train) if "order of classes" in each]
+    assert not [each for each in messages_of(trainer.train) if "order of classes" in each]
 
 
 # ---- what is said names classes ----
@@ -112,7 +112,7 @@ def test_a_usual_set_of_functions_is_no_news(build):
 
 def test_classes_without_a_clean_row_are_named(build):
     clean = planted.make_rows(12, 1).filter(lambda row: row["label"] == 1)
-    told = told_of(build, clean_dataset=clean)
+    told = messages_of(build, clean_dataset=clean)
     assert any("no clean row of class(es) ['air', 'land'] among 4" in each for each in told)
 
 
@@ -121,7 +121,7 @@ def test_by_the_model_s_names_where_labels_are_numbers(build):
     model.config.id2label = dict(enumerate(["low", "mid", "high"]))
     numbers = lambda rows: rows.cast_column("label", Value("int64"))  # noqa: E731
     clean = numbers(planted.make_rows(12, 1)).filter(lambda row: row["label"] != 2)
-    told = told_of(build, model=model, clean_dataset=clean, train_dataset=numbers(planted.make_rows(16)))
+    told = messages_of(build, model=model, clean_dataset=clean, train_dataset=numbers(planted.make_rows(16)))
     assert any("no clean row of class(es) ['high']" in each for each in told)
 
 
@@ -188,7 +188,7 @@ def test_no_label_is_no_number():
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0) / 2), "-100 is no class"
 
 
-def test_a_train_row_of_minus_one_says_nothing(build, caplog):
+def test_a_train_row_of_minus_one_abstains(build, caplog):
     rows = planted.make_rows(8)
     labels = [-1, *rows["label"][1:]]
     rows = rows.remove_columns("label").add_column("label", labels, feature=rows.features["label"])

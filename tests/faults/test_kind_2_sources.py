@@ -2,9 +2,9 @@
 
 What else the kind lists stands elsewhere:
 
-    annotators in every form: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form
-    integers, null rows: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_heard_in_every_form
-    nobody judges: tests/denoising/test_assertions.py::test_labels_that_no_clean_row_can_judge_are_heard_as_labels
+    annotators in every form: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_used_in_every_form
+    integers, null rows: tests/denoising/test_assertions.py::test_a_perfect_annotator_is_used_in_every_form
+    nobody judges: tests/denoising/test_assertions.py::test_labels_that_no_clean_row_can_judge_are_used_as_labels
     their majority: tests/denoising/test_assertions.py::test_three_annotators_are_worth_their_majority
 """
 
@@ -134,8 +134,8 @@ NAMED = [
 ]
 
 
-def test_missing_mass_is_shared_and_nothing_said_is_nothing(build):
-    from amal_hf.data.columns import SourceCollator
+def test_missing_mass_is_shared_and_an_empty_row_abstains(build):
+    from amal_hf.data.collate import SourceCollator
 
     rows = Dataset.from_dict({"gpt": [row for row, _ in NAMED]})
     batch = SourceCollator(lambda rows: {}, ["gpt"], rows[0]).sources([*rows])
@@ -169,7 +169,7 @@ def test_probabilities_are_not_their_logarithms(build):
 # ---- confidence in words ----
 
 
-def test_an_answer_is_as_sure_as_it_says():
+def test_an_answer_has_its_stated_confidence():
     rows = Dataset.from_dict({"gpt": ["SEA", "land", None, "air"], "sure": ["85%", " 40 ", "10", None]})
     clean = Dataset.from_dict({"gpt": ["air"], "sure": ["1"]})  # one per cent: the unit is that of all splits
     made = distributions_from_columns({"train": rows, "clean": clean}, "gpt", "sure", planted.NAMES, "said")
@@ -278,7 +278,7 @@ def squares(outputs, batch):
 
 
 @pytest.mark.parametrize("params", ["head", "all"])
-def test_a_source_that_does_not_read_the_logits_is_said(params, build, caplog):
+def test_a_source_that_does_not_read_the_logits_is_warned_of(params, build, caplog):
     model = planted.make_student()
     model.config.output_hidden_states = True
     losses = {"label": CrossEntropy(), "small": squares}

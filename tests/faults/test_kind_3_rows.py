@@ -3,10 +3,10 @@
 What else the kind lists stands elsewhere:
 
     nobody called a row clean: tests/data/test_split.py::test_nobody_called_a_row_clean
-    a split called clean is said: tests/data/test_split.py::test_a_split_that_is_called_clean_is_taken_and_said
+    a split called clean is said: tests/data/test_split.py::test_a_split_that_is_called_clean_is_taken_with_a_message
     every row stays in train: tests/data/test_split.py::test_every_row_stays_in_train_unless_it_is_held_out
     hold-out is so many of every class: tests/data/test_split.py::test_a_rare_class_gets_its_rows_and_keeps_half
-    spellings do not make classes: tests/data/test_classes.py::test_spellings_of_one_class_are_merged_and_said
+    spellings do not make classes: tests/data/test_classes.py::test_spellings_of_one_class_are_merged_with_a_message
     the corpus has the user's rows and ids: tests/end_to_end/test_denoise.py::test_row_ids_are_the_users
     other rows when a run goes on: tests/end_to_end/test_trainer.py::test_a_checkpoint_of_other_rows_is_refused
     copies of a function: tests/denoising/test_assertions.py::test_copies_of_a_function_count_once

@@ -71,7 +71,7 @@ def test_rows_that_are_cut_are_counted(tokenizer, caplog):
     assert {*made.column_names} - {"token_type_ids"} == {"text", "input_ids", "attention_mask"}
 
 
-def test_it_is_said_once_and_of_training_rows(build, caplog):
+def test_it_is_warned_of_once_and_of_training_rows(build, caplog):
     rows = planted.make_rows(8, tokens=False)
     long = [i for i, text in enumerate(rows["text"]) if len(text.split()) + 2 > 8]
     assert 0 < len(long) < 8
@@ -83,7 +83,7 @@ def test_it_is_said_once_and_of_training_rows(build, caplog):
     assert len(told) == 1 and f"{len(long)} of 8 rows of train_dataset" in told[0]
 
 
-def test_nothing_is_cut_and_nothing_is_said(build, caplog):
+def test_nothing_is_cut_and_nothing_is_warned_of(build, caplog):
     with caplog.at_level(logging.WARNING):
         build({"method": "fixed"}, train_dataset=planted.make_rows(8, tokens=False))
     assert "max_length" not in caplog.text
@@ -103,7 +103,7 @@ def functions(count):
     return [made(j) for j in range(count)]
 
 
-def test_memory_that_is_not_there_is_said_before_voting(monkeypatch, tmp_path):
+def test_memory_that_is_not_there_is_refused_before_voting(monkeypatch, tmp_path):
     """200 functions of 300 classes: Snorkel's moments are those of 60,000 indicators, 8 bytes a pair and 4 more."""
     monkeypatch.setattr(label_models.psutil, "virtual_memory", lambda: type("Free", (), {"available": 8 * 2**30}))
     names = [f"c{i}" for i in range(300)]

@@ -70,7 +70,7 @@ def test_a_row_that_is_drawn_twice_takes_a_step_along_both_gradients(constraint)
         torch.testing.assert_close(table.table[row], wanted)
 
 
-def test_a_source_that_is_silent_stays_where_it_is_for_a_row_twice():
+def test_a_source_that_abstains_stays_where_it_is_for_a_row_twice():
     table = Table(2, torch.tensor([0.4, 0.6]), "box", 0.1, (0.0, 1.0))
     mask = torch.tensor([[True, False], [True, False]])
     rows = Rows(torch.tensor([1, 1]), torch.zeros(2, 2), mask, torch.zeros(2, 2, 2), torch.zeros(2, 2))

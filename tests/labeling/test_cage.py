@@ -164,7 +164,7 @@ def test_shuffled_rows_give_the_same_model():
     assert distance(misplaced.posterior(votes), first.posterior(votes)) > 1e-3
 
 
-def test_gold_rows_pull_the_posterior():
+def test_labelled_rows_pull_the_posterior():
     """One function says 0 of what is 1: gold tells, votes cannot."""
     votes = torch.tensor([[0, -1], [-1, 1]] * 50)
     wrong = CAGE.fit(votes, 2, quality=None)
@@ -172,7 +172,7 @@ def test_gold_rows_pull_the_posterior():
     assert wrong.posterior([[0, -1]])[0, 0] > 0.5 > told.posterior([[0, -1]])[0, 0]
 
 
-def test_quality_is_heard():
+def test_quality_moves_the_posterior():
     _, votes = sample(known_model(), 2000)
     high, low = (CAGE.fit(votes, 3, quality=[q] + [0.8] * 8) for q in (0.95, 0.5))
     alone = [[0] + [-1] * 8]
@@ -195,7 +195,7 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside this checkout")
 @pytest.mark.parametrize("name", ["youtube", "trec", "sms"])
-def test_real_votes_are_weighed_at_least_as_well_as_counted(name):
+def test_real_votes_are_weighted_at_least_as_well_as_counted(name):
     votes, label = read(DATA / name / "train.jsonl")
     num_classes = int(label.max()) + 1
     with warnings.catch_warnings():
@@ -266,7 +266,7 @@ def test_one_step_is_that_of_the_joint_objective():
     torch.testing.assert_close(moved, -0.01 * joint_gradients[0].sign(), rtol=1e-4, atol=1e-6)
 
 
-def test_only_the_training_forward_of_a_batch_is_heard():
+def test_only_the_training_forward_of_a_batch_updates():
     joint, model, batch = JointCAGE(BY_HAND), student(), {"gold": CLEAN_LABEL, "weak_labels": VOTES}
     source = joint.source(Agreement("cage"))
     joint.on_train_begin(None, AT_START, None)

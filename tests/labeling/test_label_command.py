@@ -133,7 +133,7 @@ def test_columns_that_are_there_are_replaced_with_a_warning(place):
         assert load_from_disk(str(place / "out"))["train"].column_names == ["text", "label", "weak_labels", *columns]
 
 
-def test_what_no_function_says_is_warned_of(place):
+def test_functions_and_classes_without_votes_are_warned_of(place):
     (place / "more.py").write_text(LFS + "@labeling_function()\ndef mute(x):\n    return -1\n")
     with pytest.warns(UserWarning) as told:
         assert label(place, "--classes", "air", "sea", "land", lfs="more.py") == 0
@@ -181,7 +181,7 @@ def test_it_goes_on_only_if_asked(place):
 
 
 @pytest.mark.slow
-def test_two_dask_workers_say_the_same(place):
+def test_two_dask_workers_vote_the_same(place):
     pytest.importorskip("distributed")
     (place / "some.py").write_text(
         LFS + "@labeling_function()\ndef some(x):\n    return 0 if 'wet' in x.text else {}['x']\n"

@@ -61,7 +61,7 @@ def test_bad_votes_are_refused_with_function_and_row(votes, told):
         check_votes(votes, 3, NAMES, rows=len(votes) if len(votes) < 3 else 2, where="votes.npy")
 
 
-def test_silent_functions_and_classes_are_warned_of_by_name():
+def test_idle_functions_and_missing_classes_are_warned_of():
     with pytest.warns(VoteWarning) as told:
         check_votes([[0, -1], [0, -1]], 2, ["loud", "mute"])
     assert [str(w.message).split(":")[1].strip() for w in told] == [
@@ -104,7 +104,7 @@ def test_the_table_in_chunks_is_snorkels_of_the_whole(monkeypatch, chunk):
     pd.testing.assert_frame_equal(analyze(votes, NAMES, truth), theirs, check_dtype=False)
 
 
-def test_accuracy_is_of_labelled_rows_and_of_functions_that_speak():
+def test_accuracy_is_of_labelled_rows_and_of_functions_that_vote():
     votes = np.array([[0, -1], [1, -1], [0, -1]])
     table = analyze(votes, ["said", "mute"], gold=np.array([0, 0, -1]))
     assert table["Emp. Acc."]["said"] == 0.5 and np.isnan(table["Emp. Acc."]["mute"])
@@ -116,7 +116,7 @@ def test_accuracy_is_of_labelled_rows_and_of_functions_that_speak():
 # ---- label models ----
 
 
-def test_majority_shares_ties_and_says_nothing_on_uncovered_rows():
+def test_majority_shares_ties_and_abstains_on_uncovered_rows():
     said = majority_vote(np.array([[2, 0, 2, -1], [0, 1, -1, -1], [-1] * 4], np.int8), 3)
     np.testing.assert_array_equal(said, np.array([[0, 0, 1], [0.5, 0.5, 0], [np.nan] * 3], np.float32))
 
@@ -157,7 +157,7 @@ def test_a_seed_gives_one_posterior_and_leaves_no_trace(name):
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy, Agreement])
-def test_losses_hear_nothing_on_uncovered_rows(loss):
+def test_losses_are_zero_on_uncovered_rows(loss):
     batch = {"majority": torch.from_numpy(majority_vote(np.array([[0, -1], [-1, -1]]), 2))}
     logits = torch.tensor([[0.0, 1.0], [0.0, 1.0]], requires_grad=True)
     rows = loss("majority")(Outputs(logits=logits), batch)

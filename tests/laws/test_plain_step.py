@@ -1,8 +1,11 @@
-"""What a step asks of PyTorch beside `Trainer`, in operations and in reads that wait for the device; and its logs."""
+"""What a step asks beside `Trainer`: operations, waits for the device, calls of this package; and its logs."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,12 @@ from planted import SETTINGS, make_losses, make_rows, make_student, make_tokeniz
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Trainer, TrainingArguments
 
+import amal_hf
+
 READ = "aten._local_scalar_dense.default"
 BUDGET = {"fixed": 30, "denoise": 30, "trust": 100}  # between lookaheads; no read more than a plain step's
+CALLS = {"fixed": 130, "denoise": 160, "trust": 200}  # of functions of this package, between lookaheads
+HOUSE = str(Path(amal_hf.__file__).parent)
 LONG = {"max_steps": 14, "logging_steps": 100, "num_train_epochs": 1}
 STEP = 12  # after the first lookahead (2) and the next one (12): 0 is the first
 
@@ -63,6 +70,34 @@ def test_a_step_is_a_plain_step(method, plain, build):
     assert found[STEP - 1 if method == "trust" else STEP][READ] <= plain[READ]
     if method == "trust":
         assert found[STEP].total() - plain.total() > BUDGET[method], "no lookahead: the comparison is empty"
+
+
+@pytest.mark.parametrize("rows", [8, 32])
+@pytest.mark.parametrize("method", CALLS)
+def test_a_step_is_few_calls(method, rows, build):
+    """From one optimizer step's batch to the next one's, collating included: as many for any number of rows."""
+    settings = {**LONG, "method": method, "per_device_train_batch_size": rows}
+    settings |= {"meta_every": 10, "meta_start": 2} if method == "trust" else {}
+    given = {"train_dataset": make_rows(16 * rows, tokens=method != "denoise"), "losses": make_losses()}
+    trainer = build(settings, clean_dataset=make_rows(12, seed=1, tokens=method != "denoise"), **given)
+    began, calls, drawn = [], [0], trainer.get_batch_samples
+
+    def counted(frame: Any, event: str, _: Any) -> None:
+        calls[0] += event == "call" and frame.f_code.co_filename.startswith(HOUSE)
+
+    def watched(*args: Any) -> Any:
+        began.append(calls[0])
+        return drawn(*args)
+
+    trainer.get_batch_samples = watched
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        trainer.train()
+    finally:
+        sys.setprofile(before)
+    ordinary = min(after - now for now, after in pairwise(began[3:]))
+    assert 0 < ordinary <= CALLS[method]
 
 
 @pytest.mark.parametrize("method", ["fixed", "trust"])

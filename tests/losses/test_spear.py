@@ -182,7 +182,7 @@ def check(loss, expected, mask, batch=BATCH) -> None:
     assert gradient.isfinite().all() and not gradient[~loss.mask(batch)].any()
 
 
-def test_l1_is_cross_entropy_on_gold():
+def test_l1_is_cross_entropy_on_labelled_rows():
     e = exp(1)
     check(CrossEntropy("gold"), [-log(1 / 4), 0.0, -log(1 / 2), -log(1 / (1 + e))], [True, False, True, True])
 
@@ -205,7 +205,7 @@ def test_l3_on_unlabelled_rows():
     assert Unlabelled(Entropy()).target(BATCH, 2) is None
 
 
-def test_a_posterior_from_votes_says_nothing_where_nothing_votes():
+def test_a_posterior_from_votes_abstains_where_nothing_votes():
     loss = FromVotes(Agreement("cage"), posterior)
     assert loss.columns == ("weak_labels",)
     check(loss, [KL[0], KL[1], 0.0, KL[3]], [True, True, False, True])

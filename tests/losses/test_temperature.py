@@ -117,7 +117,7 @@ def test_the_bounds_hold_and_a_step_without_lookahead_moves_nothing():
 
 
 @pytest.mark.slow
-def test_a_second_choice_worth_hearing_is_heard_and_one_that_misleads_is_not():
+def test_the_temperature_rises_for_a_helpful_second_choice_only():
     """One teacher is wrong on half of the rows and names the truth second; the other's second choice is never right."""
     rows = torch.arange(400)
     truth = rows % CLASSES

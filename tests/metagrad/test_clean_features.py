@@ -14,7 +14,7 @@ def memory(features, labels, num_classes):
     return kept, Head(nn.Linear(features.shape[1], num_classes), "w", "b")
 
 
-def test_left_out_predictions_are_those_of_a_refit_without_the_row():
+def test_leave_one_out_predictions_are_those_of_a_refit_without_the_row():
     generator = torch.Generator().manual_seed(0)
     design = torch.randn(12, 4, dtype=torch.float64, generator=generator)
     target = torch.randn(12, 3, dtype=torch.float64, generator=generator)
@@ -49,7 +49,7 @@ def test_few_rows_and_many_solve_the_same_equations(rows, ridge):
     )
 
 
-def test_sharpness_is_high_on_telling_features_and_near_zero_on_noise():
+def test_inverse_temperature_is_high_on_informative_features_and_about_zero_on_noise():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     told = nn.functional.one_hot(labels, 3).float() + 0.1 * torch.randn(60, 3, generator=generator)

@@ -142,7 +142,7 @@ def directional_derivatives(model, estimator, step=None, micro=False):
 @pytest.mark.parametrize("attn", [None, "eager"], ids=["default", "eager"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["sgd", "adam-frozen", "still"])
-def test_steering_differentiates_the_forward_that_trains(kind, dropout, attn):
+def test_lookahead_differentiates_the_forward_that_trains(kind, dropout, attn):
     """D belongs to the very outputs, dropout masks included, that the real update uses."""
     model = build("bert", attn, dropout)
     step = lookahead(kind, model, token_batch(model, LENGTHS))
@@ -154,13 +154,13 @@ def test_steering_differentiates_the_forward_that_trains(kind, dropout, attn):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_steering_with_differences(dropout):
+def test_lookahead_with_differences(dropout):
     seen = directional_derivatives(build("bert", dropout=dropout), FiniteDifference(radius=1e-4))
     assert relative_error(seen.along, seen.by_hand) <= 1e-6
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_direction_of_steering_is_the_problems_own(dropout):
+def test_direction_of_the_lookahead_is_the_problems_own(dropout):
     """The gradient shared with the real update gives the v that a second training forward would."""
     seen = directional_derivatives(build("bert", dropout=dropout), ForwardMode())
     fresh = replace(seen.problem, known_gradient=None)
@@ -295,7 +295,7 @@ def test_kernel_and_random_state_are_restored():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_answers_of_the_clean_rows_steer():
+def test_labels_of_the_clean_rows_decide_the_direction():
     """Other clean labels, another D: V is really asked."""
     problem = network_problem(build("bert"))
     other = replace(problem, val_loss=lambda params: -problem.val_loss(params))

@@ -157,7 +157,7 @@ def test_the_oracle_is_what_retraining_changes(task, count):
 
 @cases
 @pytest.mark.parametrize("moves", ["head", "all"])
-def test_steering_asks_the_loss_of_the_task(task, count, moves):
+def test_lookahead_takes_the_loss_of_the_task(task, count, moves):
     """The trainer's own path: D along ∇V of this task, one gradient a row; and no class is advised."""
     model = student("bert", count)
     inputs, clean = token_batch(model, LENGTHS), token_batch(model, META_LENGTHS, seed=3)

@@ -62,14 +62,14 @@ def test_the_method_makes_it_and_it_learns_nothing(tmp_path):
     assert (mixing.teachers, mixing.yielding) == ([1], [0, 2, 3])
 
 
-def test_an_unsure_teacher_is_believed_as_far_as_the_class_it_names():
+def test_an_unsure_teacher_is_weighted_as_the_class_it_names():
     seen = rows([[True] * 3, [True] * 3])
     seen.targets[:, 0] = torch.tensor([[0.55, 0.45], [0.4, 0.6]])  # names class 0, then class 1; a level of one half
     weights = Corrected(torch.tensor([0.5, 0.3, 1.0]), teachers=[0]).weights(seen)
     assert torch.allclose(weights[:, 0], torch.tensor([0.4, 0.1]))
 
 
-def test_others_are_heard_as_far_as_no_teacher_is_believed():
+def test_others_are_weighted_with_what_teachers_leave():
     """Sources: teacher, teacher, label, clean."""
     mixing = Corrected(torch.ones(4), teachers=[0, 1], yielding=[2])
     weights = torch.tensor([[0.8, 0.0, 0.5, 1.0], [0.6, 0.3, 0.5, 0.0], [0.0, 0.0, 0.5, 0.0]])

@@ -272,7 +272,7 @@ def test_shared_weights_apply_per_row():
     assert convex.sum(1).tolist() == pytest.approx([1, 1, 1, 0])
 
 
-def test_shared_source_that_never_speaks_stays():
+def test_shared_source_that_always_abstains_stays():
     shared = Shared(torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64), "box", 0.4, CLAMP)
     mask = torch.tensor([[True, False, True]] * N)
     shared.update(batch(mask=mask), torch.ones(N, K, dtype=torch.float64))
@@ -392,14 +392,14 @@ def every() -> dict[str, Mixing]:
     }
 
 
-def speaking() -> Rows:
+def covering() -> Rows:
     targets = torch.nn.functional.one_hot(torch.randint(C, (N, K), generator=torch.Generator().manual_seed(0)), C)
     return batch(targets=targets.double() * MASK[..., None], class_gradient=draw(N, C, seed=3))
 
 
 @pytest.mark.parametrize("name", every())
 def test_masked_sources_weigh_nothing_and_do_not_learn(name):
-    rows, gradient = speaking(), draw(N, K)
+    rows, gradient = covering(), draw(N, K)
     loud = torch.where(MASK, gradient, 1e6)
     results = []
     for g in (gradient, loud):
@@ -414,7 +414,7 @@ def test_masked_sources_weigh_nothing_and_do_not_learn(name):
 
 @pytest.mark.parametrize("name", [name for name, mixing in every().items() if mixing.learns])
 def test_state_round_trip(name):
-    rows, learned, fresh = speaking(), every()[name], every()[name]
+    rows, learned, fresh = covering(), every()[name], every()[name]
     for seed in range(3):
         learned.update(rows, draw(N, K, seed=seed))
         learned.commit()

@@ -111,7 +111,7 @@ def test_a_step_is_adam_s_on_the_mean_over_rows(name, held):
 
 
 @each
-def test_with_the_mean_held_a_wish_for_more_of_everything_is_not_heard(name):
+def test_with_the_mean_held_a_gradient_for_more_of_everything_is_ignored(name):
     rows, weights = batch(), []
     for more in (0.0, -50.0):
         mixing = made(name, hold_mean=True, lr=0.01)
@@ -173,7 +173,7 @@ def test_weights_keep_type_and_range(name):
     assert (weights >= 0).all() and (weights < limit).all()
 
 
-def test_the_network_reads_what_it_says():
+def test_what_the_network_reads():
     """Sources 0 and 1 say class 0, source 2 leans to class 1, source 3 is silent; the evidence is 3 : 1 for class 0."""
     targets = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.2, 0.8], [0.0, 0.0]]], dtype=torch.float64)
     losses = torch.tensor([[0.0, 1.0, 2.0, 0.0]], dtype=torch.float64)

@@ -155,7 +155,7 @@ def test_the_table_counts_what_the_rows_say(corpus, two):
                 assert float(line["clean_low"]) <= float(line["clean_accuracy"]) <= float(line["clean_high"])
 
 
-def test_disagreements_say_whom_to_believe(two):
+def test_disagreements_name_the_trusted_source(two):
     rows = {row["row_id"]: row for row in load_from_disk(str(two[0] / "rows"))}
     lines = [json.loads(line) for line in (two[0] / "disagreements.jsonl").read_text().splitlines()]
     assert {line["row_id"] for line in lines} == {
@@ -281,7 +281,7 @@ def test_several_encoders_each_have_a_folder(corpus, tmp_path, trained):
 # ---- whom method "denoise" believes ----
 
 
-def test_flipped_labels_and_a_teacher_that_guesses_are_not_believed(corpus, tmp_path):
+def test_flipped_labels_and_a_teacher_that_guesses_lose_weight(corpus, tmp_path):
     """40 % of the labels are wrong; one teacher knows, another says what the first says of another row."""
     rows = make_rows(240, tokens=False, wrong=0.4).remove_columns("weak_labels").rename_column("truth", "true_label")
     logits = np.asarray(rows["teacher_logits"][:])

@@ -117,13 +117,13 @@ def test_lists_fifty_rows_least_trusted_first(tmp_path: Path) -> None:
     assert listed == np.argsort(weights, kind="stable")[:50].tolist()
 
 
-def test_rows_where_the_primary_is_silent_are_not_listed(tmp_path: Path) -> None:
+def test_rows_where_the_primary_abstains_are_not_listed(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, primary="rules/1"))
     listed = least_trusted(run)
     assert run.mask[listed, 3].all() and len(listed) == run.mask[:, 3].sum()
 
 
-def test_many_sources_are_drawn_by_prefix_and_told_one_by_one(tmp_path: Path) -> None:
+def test_many_sources_are_drawn_by_prefix_and_listed_one_by_one(tmp_path: Path) -> None:
     html = report(write_run(tmp_path, rules=150, rows=60))
     figures, rest = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL)), re.sub(r"<svg.*?</svg>", "", html)
     assert ">rules<" in figures and "rules/7" not in figures
@@ -139,7 +139,7 @@ def test_groups_cover_every_source_once() -> None:
     assert groups_of([f"lf{j}" for j in range(30)], primary=29)[0].name == "lf29"
 
 
-def test_trust_pools_only_what_was_said(tmp_path: Path) -> None:
+def test_trust_pools_only_covered_rows(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, rules=9))
     rules = trust(run, groups_of(run.sources)[2], Classes.of(run))
     mask, weights = run.mask[:, 2:], run.weights[:, 2:]
@@ -192,7 +192,7 @@ def test_rows_without_labels_or_weights_of_the_primary(tmp_path: Path) -> None:
     assert "No rows:" in html and "No classes:" in html
 
 
-def test_asserts_names_what_a_source_says(tmp_path: Path) -> None:
+def test_asserts_names_the_column_of_a_source(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path, sources=["gold", "kd", "r/a", "r/b"], asserts={"kd": "teacher", "r/b": None}))
     assert (run.asserted[:, 0] == run.columns["label"]).all() and (run.asserted[:, 1] == run.columns["teacher"]).all()
     assert (run.asserted[:, 2] == run.votes[:, 0]).all() and (run.asserted[:, 3] == -1).all()
