@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from amal_hf import AMALConfig, CrossEntropy, Distillation, LabelingFunctions
 from amal_hf.commands.train import default_model, load_student
-from amal_hf.data.columns import SourceCollator
+from amal_hf.data.collate import SourceCollator
 from amal_hf.denoising.assertions import read_assertions
 from amal_hf.denoising.prepare import LOG_POSTERIOR, add_posterior
 from amal_hf.denoising.text_reader import open_reader
