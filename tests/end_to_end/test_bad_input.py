@@ -53,7 +53,7 @@ AT_CONSTRUCTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "missing column": ("train_dataset", lambda b: b(train_dataset=make_rows(8).remove_columns("teacher_logits"))),
     "labels that name no class": ("classes", lambda b: b(train_dataset=changed("label", ["weather"] * 16))),
     "label outside the classes": ("train_dataset", lambda b: b(train_dataset=changed("label", [*LABELS[1:], 3]))),
-    "negative label": ("train_dataset", lambda b: b(train_dataset=changed("label", [*LABELS[1:], -1]))),
+    "negative label": ("train_dataset", lambda b: b(train_dataset=changed("label", [*LABELS[1:], -2]))),
     "teacher of other classes": (
         "train_dataset",
         lambda b: b(train_dataset=changed("teacher_logits", [[0.0, 1.0]] * 16)),
