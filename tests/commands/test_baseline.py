@@ -22,6 +22,7 @@ def trained(folder: Path, good, written, **changes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_run_is_the_same_bit_for_bit(good, written, tmp_path, capsys):
     """final_epochs draw random numbers after the baseline would: none of them differs."""
     given = {"selection_rows": 2, "final_epochs": 1.0}

@@ -22,7 +22,7 @@ RUN = [sys.executable, "-m", "amal_hf"]
     "sent, status",
     [
         pytest.param(signal.SIGINT, 130, id="ctrl-c", marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, id="sigterm"),
+        pytest.param(signal.SIGTERM, 143, id="sigterm", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_says_which_checkpoint_is_whole(sent, status, good, written):

@@ -82,7 +82,7 @@ def make(build):
 # ---- what runs ----
 
 
-@both
+@pytest.mark.parametrize("task", [REGRESSION, pytest.param(MULTI_LABEL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_recipes_that_need_no_class(method, task, make):
     start = {"method": method, "meta_start": 0} | ({"refresh_every": 1} if method == "amal" else {})

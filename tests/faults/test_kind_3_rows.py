@@ -145,7 +145,10 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["denoise", "amal-step", "trust"])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("amal-step", "trust")]
+
+
+@pytest.mark.parametrize("method", ["denoise", *SLOW])
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_a_run_goes_on_with_what_it_had_or_not_at_all(other, method, build):
     """What was learned belongs to rows, sources and classes; beside others it would mean something else."""
