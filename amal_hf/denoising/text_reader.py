@@ -18,7 +18,6 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file, logging
 
@@ -63,7 +62,7 @@ class TextReader:
     """An encoder that makes features of rows: `reader(rows)` is `[N, H · layers]`, of unit length, on the CPU.
 
     The features are those of half precision, kept in the cache of `datasets` under a fingerprint of everything that
-    they depend on: weights, tokens or texts, layers, pooling. Read again, they are the same numbers.
+    they depend on: weights, tokenizer, tokens or texts, layers, pooling. Read again, they are the same numbers.
 
     Args:
         model: a classifier or an encoder; only its encoder is read.
@@ -110,17 +109,19 @@ class TextReader:
         ).half()
 
     def _path(self, rows: Dataset) -> Path | None:
-        """Where the features of these rows are kept; None: nowhere, since parameters are in parts."""
+        """Where the features of these rows are kept; None: nowhere, since its weights are in parts or packed."""
         encoder = get_encoder(self.model)
-        if any(isinstance(p, DTensor) for p in encoder.parameters()):
+        state = encoder.state_dict()
+        if any(type(tensor) is not Tensor for tensor in state.values()):
             return None
         asked = [*self.layers, self.pooling, self.prompt, self.bf16, self.max_length, *self.text_columns]
         digest = xxhash.xxh3_128(json.dumps([asked, type(encoder).__name__, torch.__version__]).encode())
-        digest.update(str(getattr(encoder, "config", "")).encode())
-        for name, tensor in encoder.state_dict().items():
+        digest.update(f"{getattr(encoder, 'config', '')}{_described(self.tokenizer)}".encode())
+        for name, tensor in state.items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        columns = [c for c in ("input_ids", "token_type_ids") if c in rows.column_names] or [*self.text_columns]
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        names = {"input_ids", *self.tokenizer.model_input_names} & {*rows.column_names}
+        columns = sorted(names) if "input_ids" in names else [*self.text_columns]
         for batch in rows.select_columns(columns).with_format(None).iter(AT_ONCE):
             digest.update(json.dumps(batch, default=str).encode())
         return Path(datasets.config.HF_DATASETS_CACHE) / "amal_hf" / f"features-{digest.hexdigest()}.safetensors"
@@ -182,40 +183,41 @@ def open_reader(args: Any, model: nn.Module, tokenizer: Any, train: Dataset, cle
                 "Add it to the other."
             )
         return VectorColumn(args.reader)
-    name = args.reader or whole_checkpoint(model) or STUDENT
-    if name != STUDENT:
-        found = _of_checkpoint(name, args, tokenizer, columns)
-        if found is not None:
-            found.model.to(next(model.parameters()).device)
-            return found
-    pooling = "mean" if args.reader_pooling == "auto" else args.reader_pooling
-    own = (args.text_columns, args.max_length, args.bf16, tuple(args.reader_layers), pooling, args.reader_prompt)
-    return TextReader(model, tokenizer, *own, texts=bool(args.reader_prompt))
+    if not args.reader and (name := whole_checkpoint(model)):
+        try:
+            return _reader(name, *load_reader(name), args, tokenizer, columns, like=model)
+        except (OSError, ValueError) as error:  # nobody asked for it
+            logger.warning(f"The label model reads the student, not the whole checkpoint that it was cut from: {error}")
+    if args.reader in ("", STUDENT):
+        return _reader("", model, tokenizer, args, tokenizer, columns, like=model)
+    return _reader(args.reader, *load_reader(args.reader), args, tokenizer, columns, like=model)
 
 
-def _of_checkpoint(name: str, args: Any, tokenizer: Any, columns: set[str]) -> TextReader | None:
-    """A checkpoint as the reader of rows with these columns.
+def _reader(
+    name: str, encoder: nn.Module, own: Any, args: Any, tokenizer: Any, columns: set[str], like: nn.Module
+) -> TextReader:
+    """An encoder with a tokenizer of its `own` as the reader of rows with these columns.
 
-    Returns:
-        None: the rows have no text, its tokenizer is not the student's, and nobody named it.
+    Args:
+        name: of its checkpoint; "": it is the student.
+        tokenizer: that of the rows' tokens.
+        like: the model on whose device it reads.
 
     Raises:
-        ValueError: the same, and it was named.
+        ValueError: it needs the texts, and the rows have tokens alone.
     """
-    usual = SentenceEncoder.of(name)
+    usual = SentenceEncoder.of(name) if name else SentenceEncoder()
     prompt = args.reader_prompt or usual.prompt
     pooling = usual.pooling if args.reader_pooling == "auto" else args.reader_pooling
-    model, own = load_reader(name, usual.subfolder)
-    texts = bool(prompt) or own.get_vocab() != tokenizer.get_vocab()
+    texts = bool(prompt) or _described(own) != _described(tokenizer)
     if texts and not {*args.text_columns} <= columns:
-        if not args.reader:
-            return None
         raise ValueError(
-            f"`reader`: expected the texts {[*args.text_columns]} in training and clean rows, since {name!r} has a "
-            "tokenizer or a prompt of its own, found tokens alone. Keep the texts, or set reader='student'."
+            f"`reader`: expected the texts {[*args.text_columns]} in training and clean rows, since "
+            f"{name or 'the student'!r} has a prompt, or a tokenizer of its own, found tokens alone. Keep the texts "
+            "beside them, or set reader='student' without a prompt."
         )
-    layers = tuple(args.reader_layers)
-    return TextReader(model, own, args.text_columns, args.max_length, args.bf16, layers, pooling, prompt, texts)
+    encoder, layers = encoder.to(next(like.parameters()).device), tuple(args.reader_layers)
+    return TextReader(encoder, own, args.text_columns, args.max_length, args.bf16, layers, pooling, prompt, texts)
 
 
 def whole_checkpoint(model: nn.Module) -> str:
@@ -227,7 +229,7 @@ def whole_checkpoint(model: nn.Module) -> str:
     if not name or not isinstance(layers, int):
         return ""
     try:
-        there = AutoConfig.from_pretrained(name)
+        there = AutoConfig.from_pretrained(name, trust_remote_code=False)  # else it asks, where code comes with it
     except (OSError, ValueError):
         return ""
     depth, alike = getattr(there, "num_hidden_layers", 0), type(there) is type(config)
@@ -251,12 +253,12 @@ def check_reader(args: Any, columns: Iterable[str]) -> None:
             )
     elif name and name != STUDENT:
         try:
-            AutoConfig.from_pretrained(name, subfolder=SentenceEncoder.of(name).subfolder)
+            AutoConfig.from_pretrained(name, subfolder=SentenceEncoder.of(name).subfolder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise _not_there(name, error) from error
 
 
-def load_reader(name: str, subfolder: str = "") -> tuple[nn.Module, Any]:
+def load_reader(name: str) -> tuple[nn.Module, Any]:
     """An encoder in float32, frozen, and its tokenizer.
 
     Raises:
@@ -266,9 +268,13 @@ def load_reader(name: str, subfolder: str = "") -> tuple[nn.Module, Any]:
     try:
         with quiet_loading(), no_bars():
             model, found = AutoModel.from_pretrained(
-                name, subfolder=subfolder, dtype=torch.float32, output_loading_info=True
+                name,
+                subfolder=SentenceEncoder.of(name).subfolder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise _not_there(name, error) from error
     if missing := sorted(key for key in found["missing_keys"] if "pooler" not in key):
@@ -284,6 +290,15 @@ def _not_there(name: str, error: Exception) -> FileNotFoundError:
         f"`reader`: expected a column of vectors, a folder or a name on the Hub, or 'student', found {name!r}: "
         f"{' '.join(str(error).split())}"
     )
+
+
+def _described(tokenizer: Any) -> str:
+    """Everything that decides on a tokenizer's tokens, but for how the last texts were cut and padded."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), str(tokenizer)])
+    described = json.loads(backend.to_str())
+    return json.dumps({**described, "truncation": None, "padding": None}, sort_keys=True)
 
 
 def _json(name: str, file: str) -> Any:

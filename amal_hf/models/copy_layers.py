@@ -116,7 +116,7 @@ def _empty(teacher: Any, layers: Sequence[int], classes: Sequence[str] | None) -
     for key, value in config.to_dict().items():
         if "layer" in key and isinstance(value, list) and len(value) == count:  # ModernBERT's `layer_types`
             setattr(config, key, [value[i] for i in layers])
-    config.num_hidden_layers = len(layers)
+    config.num_hidden_layers, config.name_or_path = len(layers), ""  # it is no part of a checkpoint any more
     if classes is not None:
         config.id2label = dict(enumerate(classes))
         config.label2id = {label: i for i, label in config.id2label.items()}

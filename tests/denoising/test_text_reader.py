@@ -9,6 +9,7 @@ import planted
 import pytest
 import torch
 from datasets import Dataset, Value
+from tokenizers import normalizers
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
@@ -17,6 +18,7 @@ from amal_hf.commands.train import default_model, load_student
 from amal_hf.denoising import text_reader
 from amal_hf.denoising.reader import encode_rows
 from amal_hf.denoising.text_reader import SentenceEncoder, TextReader, VectorColumn, open_reader, whole_checkpoint
+from amal_hf.models.copy_layers import student_from_teacher
 
 SIZES = {"vocab_size": 60, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 5}
 
@@ -153,6 +155,26 @@ def test_another_tokenizers_tokens_are_refused(checkpoint):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
 
 
+def test_a_prompt_needs_texts():
+    rows = planted.make_rows(4)
+    with pytest.raises(ValueError, match=r"`reader`: expected the texts \['text'\].*'the student' has a prompt"):
+        opened(rows, reader_prompt="w1 ")
+
+
+def test_a_checkpoint_that_is_gone_is_said_and_the_student_read(checkpoint, caplog):
+    cut = BertModel.from_pretrained(checkpoint, num_hidden_layers=2)
+    (checkpoint / "model.safetensors").unlink()
+    rows = planted.make_rows(5)
+    with caplog.at_level("WARNING"):
+        features = opened(rows, cut)(rows)
+    assert "reads the student, not the whole checkpoint" in caplog.text
+    torch.testing.assert_close(features, encode_rows(cut, planted.make_tokenizer(), rows), rtol=0, atol=1e-3)
+
+
+def test_a_copy_of_a_teachers_layers_is_read_itself(checkpoint):
+    assert whole_checkpoint(student_from_teacher(str(checkpoint), [0, 2], ["a", "b"])) == ""
+
+
 @pytest.mark.parametrize("name", ["nowhere/encoder", "./no-such-folder"])
 def test_a_reader_that_is_not_there_is_refused_before_training(build, name):
     with pytest.raises(FileNotFoundError, match=rf"`reader`: expected .* found '{name}'"):
@@ -185,7 +207,7 @@ def test_rows_are_read_once(monkeypatch, cache):
     assert file.stat().st_size < first.numel() * 4, "half precision"
 
 
-@pytest.mark.parametrize("what", ["weights", "texts", "order", "layers", "length", "pooling"])
+@pytest.mark.parametrize("what", ["weights", "texts", "order", "layers", "length", "pooling", "mask"])
 def test_whatever_decides_on_the_features_is_in_the_fingerprint(monkeypatch, what):
     calls, rows, given, seed = counted(monkeypatch), planted.make_rows(9), {}, 0
     opened(rows)(rows)
@@ -195,11 +217,23 @@ def test_whatever_decides_on_the_features_is_in_the_fingerprint(monkeypatch, wha
         rows = rows.select([*range(8, -1, -1)])
     elif what == "weights":
         seed = 1
+    elif what == "mask":
+        rows = rows.map(lambda row: {"attention_mask": [*row["attention_mask"][:-1], 0]})
     else:
         given = {"layers": {"reader_layers": [1]}, "length": {"max_length": 4}, "pooling": {"reader_pooling": "cls"}}[
             what
         ]
     opened(rows, planted.make_student(seed=seed), **given)(rows)
+    assert len(calls) == 2
+
+
+def test_another_tokenizer_reads_texts_anew(monkeypatch):
+    calls, rows, student = counted(monkeypatch), planted.make_rows(9, tokens=False), planted.make_student()
+    opened(rows, student)(rows)
+    other = planted.make_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("w1", "w2")
+    open_reader(settings(), student, other, rows, rows)(rows)
+    opened(rows, student)(rows)
     assert len(calls) == 2
 
 

@@ -298,7 +298,8 @@ def test_a_cache_of_another_text_is_refused(teacher, config, tmp_path):
         teach(texts(seed=1), [teacher[0]], config())
 
 
-def test_a_killed_run_goes_on_where_it_was(teacher, config, reads, monkeypatch):
+def killed(teacher, config, reads, monkeypatch):
+    """What a whole run says, after which the same run in parts of 8 rows was killed in its fourth part."""
     monkeypatch.setattr(cache, "SHARD_ROWS", 8)
     whole = teach(texts(), [teacher[0]], config())
     shutil.rmtree(config().root)
@@ -313,6 +314,11 @@ def test_a_killed_run_goes_on_where_it_was(teacher, config, reads, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cache.Reader, "outputs", dies)
         teach(texts(), [teacher[0]], config(batch_size=4))
+    return whole
+
+
+def test_a_killed_run_goes_on_where_it_was(teacher, config, reads, monkeypatch):
+    whole = killed(teacher, config, reads, monkeypatch)
     assert len(reads) == 7  # three parts of 8 rows, and half of the fourth
     reads.clear()
     again = teach(texts(), [teacher[0]], config(batch_size=4))
@@ -645,20 +651,7 @@ def test_a_damaged_cache_is_read_anew_and_said(damage, teacher, config, reads, c
 
 
 def test_a_damaged_part_of_a_killed_run_is_read_again(teacher, config, reads, monkeypatch):
-    monkeypatch.setattr(cache, "SHARD_ROWS", 8)
-    whole = teach(texts(), [teacher[0]], config())
-    shutil.rmtree(config().root)
-    reads.clear()
-    outputs_of = cache.Reader.outputs
-
-    def dies(self, rows):
-        if len(reads) == 7:
-            raise KeyboardInterrupt
-        return outputs_of(self, rows)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(cache.Reader, "outputs", dies)
-        teach(texts(), [teacher[0]], config(batch_size=4))
+    whole = killed(teacher, config, reads, monkeypatch)
     part = next(config().root.glob("*/shards/read-1-of-*.arrow"))
     cut(part, 200)
     reads.clear()
